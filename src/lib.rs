@@ -1,0 +1,7 @@
+//! Leveret: an AMQP 0-9-1 broker.
+//!
+//! The modules in reading order; dependencies point one way, from the bottom of this list to its top.
+//!
+//! * [`amqp`]: the wire. Bytes, frames, methods, properties, tables, reply codes. No tokio, no broker.
+
+pub mod amqp;

@@ -3,5 +3,7 @@
 //! The modules in reading order; dependencies point one way, from the bottom of this list to its top.
 //!
 //! * [`amqp`]: the wire. Bytes, frames, methods, properties, tables, reply codes. No tokio, no broker.
+//! * [`broker`]: the domain. Virtual hosts, exchanges, bindings, routing, queues, consumers, users. Pure.
 
 pub mod amqp;
+pub mod broker;

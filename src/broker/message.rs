@@ -1,0 +1,155 @@
+//! A message: what was published, immutable and shared by every queue that holds it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::amqp::Body;
+
+/// A published message; a clone is the same message. Its properties and body stay as they came over the wire, never
+/// parsed whole and never encoded again.
+///
+/// Everything but a large body lies in one allocation, which starts with eight octets of its own:
+///
+/// ```text
+/// 0               1               2            3         4                8
+/// | exchange len  | routing key   | persistent | priority | properties len | exchange, routing key, property
+/// |               | len           |            |          | little endian  | flags and list, small body
+/// ```
+///
+/// The exchange's name is a copy because a count of its users would be fought over by every thread.
+#[derive(Clone, Debug)]
+pub struct Message {
+    octets: Arc<[u8]>,
+    large_body: Option<Arc<Bytes>>,
+}
+
+/// A body on its way into a message.
+#[derive(Debug)]
+pub enum PublishedBody<'a> {
+    /// To be copied into exact memory, so that a small message never pins a receive buffer.
+    Small(&'a [u8]),
+    /// To be kept as it is.
+    Large(Bytes),
+}
+
+/// What comes in front of the names.
+const HEADER_LEN: usize = 8;
+
+impl Message {
+    /// A message from the parts of a publish: names of at most 255 octets, `properties` the flags and the list
+    /// verbatim. `scratch` is a buffer to put it together in, whose content does not matter.
+    pub fn new(
+        names: (&str, &str),
+        properties: &[u8],
+        body: PublishedBody<'_>,
+        persistent: bool,
+        priority: u8,
+        scratch: &mut Vec<u8>,
+    ) -> Self {
+        let (exchange, routing_key) = names;
+        let short = |len| u8::try_from(len).expect("invariant: a short string");
+        let properties_len = u32::try_from(properties.len()).expect("invariant: less than a frame");
+        scratch.clear();
+        scratch.extend_from_slice(&[
+            short(exchange.len()),
+            short(routing_key.len()),
+            persistent.into(),
+            priority,
+        ]);
+        scratch.extend_from_slice(&properties_len.to_le_bytes());
+        scratch.extend_from_slice(exchange.as_bytes());
+        scratch.extend_from_slice(routing_key.as_bytes());
+        scratch.extend_from_slice(properties);
+        let large_body = match body {
+            PublishedBody::Small(body) => {
+                scratch.extend_from_slice(body);
+                None
+            }
+            PublishedBody::Large(body) => Some(Arc::new(body)),
+        };
+        Self { octets: Arc::from(scratch.as_slice()), large_body }
+    }
+
+    /// The exchange it was published to.
+    pub fn exchange(&self) -> &[u8] {
+        &self.octets[HEADER_LEN..self.routing_key_start()]
+    }
+
+    /// The routing key it was published with.
+    pub fn routing_key(&self) -> &[u8] {
+        &self.octets[self.routing_key_start()..self.properties_start()]
+    }
+
+    /// The property flags and list as they came.
+    pub fn properties(&self) -> &[u8] {
+        &self.octets[self.properties_start()..self.body_start()]
+    }
+
+    /// The body.
+    pub fn body(&self) -> Body<'_> {
+        match &self.large_body {
+            Some(body) => Body::Large(body),
+            None => Body::Small(&self.octets[self.body_start()..]),
+        }
+    }
+
+    /// Whether it was published with delivery mode 2.
+    pub fn is_persistent(&self) -> bool {
+        self.octets[2] != 0
+    }
+
+    /// The priority property, 0 when absent.
+    pub fn priority(&self) -> u8 {
+        self.octets[3]
+    }
+
+    /// Octets that the message holds in memory, without the allocator's overhead.
+    pub fn memory_bytes(&self) -> usize {
+        let counts = 2 * size_of::<usize>();
+        counts
+            + self.octets.len()
+            + self.large_body.as_ref().map_or(0, |body| size_of::<Bytes>() + body.len())
+    }
+
+    fn routing_key_start(&self) -> usize {
+        HEADER_LEN + usize::from(self.octets[0])
+    }
+
+    fn properties_start(&self) -> usize {
+        self.routing_key_start() + usize::from(self.octets[1])
+    }
+
+    fn body_start(&self) -> usize {
+        let len = [self.octets[4], self.octets[5], self.octets[6], self.octets[7]];
+        self.properties_start() + u32::from_le_bytes(len) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_gives_back_its_parts() {
+        for body in [PublishedBody::Small(b"body"), PublishedBody::Large(Bytes::from_static(b"body"))] {
+            let mut scratch = vec![7; 100];
+            let message = Message::new(("x", "key"), &[0x10, 0, 2], body, true, 3, &mut scratch);
+            assert_eq!(message.exchange(), b"x");
+            assert_eq!(message.routing_key(), b"key");
+            assert_eq!(message.properties(), [0x10, 0, 2]);
+            assert_eq!(message.body().as_slice(), b"body");
+            assert!(message.is_persistent());
+            assert_eq!(message.priority(), 3);
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_empty() {
+        let body = PublishedBody::Small(b"");
+        let message = Message::new(("", ""), &[0, 0], body, false, 0, &mut Vec::new());
+        assert!(message.body().as_slice().is_empty());
+        assert!(message.exchange().is_empty() && message.routing_key().is_empty());
+        assert!(!message.is_persistent());
+    }
+}

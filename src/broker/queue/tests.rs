@@ -1,0 +1,510 @@
+//! A queue by itself: its order, its consumers' turns and credit, and that nothing is lost.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::broker::{limit::Count, message::PublishedBody, outbox::Item};
+
+/// A queue, the outboxes of its consumers' connections, and the channels' limits.
+struct Bench {
+    handle: Arc<QueueHandle>,
+    outboxes: Vec<Arc<Outbox>>,
+    credits: Vec<Arc<ChannelCredit>>,
+    effects: Effects,
+}
+
+/// A consumer that needs acknowledgements.
+fn spec(prefetch: u16) -> (u16, i64, bool, bool) {
+    (prefetch, 0, false, false)
+}
+
+impl Bench {
+    fn new(arguments: QueueArguments, connections: u64, outbox_bytes: usize) -> Self {
+        let properties = QueueProperties {
+            durable: false,
+            auto_delete: false,
+            exclusive: None,
+            table: Table::default(),
+            arguments,
+        };
+        let permit = Arc::new(Count::new(None)).take().expect("no limit");
+        let handle = Arc::new(QueueHandle::new(QueueId(1), "q".into(), "/".into(), properties, permit));
+        let outboxes = (1..=connections).map(|id| Arc::new(Outbox::new(ConnectionId(id), outbox_bytes)));
+        let credits = (0..connections).map(|_| Arc::default()).collect();
+        Self { handle, outboxes: outboxes.collect(), credits, effects: Effects::default() }
+    }
+
+    fn classic(connections: u64) -> Self {
+        Self::new(QueueArguments::default(), connections, 1 << 20)
+    }
+
+    fn publish_with(&mut self, count: u64, priority: u8) {
+        for _ in 0..count {
+            let body = PublishedBody::Small(b"body");
+            let message = Message::new(("", "q"), &[0, 0], body, false, priority, &mut Vec::new());
+            let published = self.handle.lock().publish(message, &self.handle, &mut self.effects);
+            assert!(published.is_ok(), "a queue without limits takes everything");
+        }
+        self.deliver();
+    }
+
+    fn publish(&mut self, count: u64) {
+        self.publish_with(count, 0);
+    }
+
+    fn deliver(&mut self) {
+        self.handle.lock().deliver(&self.handle, &mut self.effects);
+    }
+
+    /// Adds a consumer of that connection: prefetch, priority, no_ack, exclusive.
+    fn consume(&mut self, connection: usize, of: (u16, i64, bool, bool)) -> Result<(), Refusal> {
+        self.consume_as(0, connection, of)
+    }
+
+    fn consume_as(&mut self, id: u32, connection: usize, of: (u16, i64, bool, bool)) -> Result<(), Refusal> {
+        let (prefetch, priority, no_ack, exclusive) = of;
+        let spec = ConsumerSpec {
+            id: ConsumerId { place: id, generation: 0 },
+            outbox: Arc::clone(&self.outboxes[connection]),
+            credit: Arc::clone(&self.credits[connection]),
+            prefetch,
+            priority,
+            no_ack,
+            exclusive,
+        };
+        self.handle.lock().add_consumer(spec, self.handle.resource())?;
+        self.deliver();
+        Ok(())
+    }
+
+    fn cancel(&mut self, connection: usize) -> bool {
+        let key = ConsumerKey {
+            connection: self.outboxes[connection].connection,
+            id: ConsumerId { place: 0, generation: 0 },
+        };
+        self.handle.lock().remove_consumer(key)
+    }
+
+    /// What has come for a connection.
+    fn taken(&self, connection: usize) -> Vec<Delivery> {
+        let mut items = VecDeque::new();
+        self.outboxes[connection].take(&mut items, usize::MAX);
+        let deliveries = items.into_iter().map(|item| match item {
+            Item::Delivery(delivery) => delivery,
+            Item::Cancelled(_) => panic!("nobody was cancelled"),
+        });
+        deliveries.collect()
+    }
+
+    /// The sequence numbers of it.
+    fn sequences(&self, connection: usize) -> Vec<u64> {
+        self.taken(connection).iter().map(|delivery| delivery.sequence).collect()
+    }
+
+    fn settle(&mut self, delivery: &Delivery) {
+        self.credits[0].give_back(u32::from(delivery.slot != Slot::NONE));
+        assert!(self.handle.lock().settle(delivery.slot, delivery.sequence).is_some());
+        self.deliver();
+    }
+
+    fn requeue(&mut self, deliveries: &[Delivery]) {
+        for delivery in deliveries {
+            self.handle.lock().requeue(delivery.slot, delivery.sequence, true);
+        }
+    }
+
+    fn ready(&self) -> u32 {
+        self.handle.lock().ready_count()
+    }
+
+    fn unacked(&self) -> usize {
+        self.handle.lock().unacked_count()
+    }
+
+    fn consumers(&self) -> u32 {
+        self.handle.lock().consumer_count()
+    }
+
+    fn get(&mut self) -> Option<Got> {
+        self.handle.lock().get(false)
+    }
+
+    /// Everything that is ready, in order: sequence number and whether it was delivered before.
+    fn drain(&mut self) -> Vec<(u64, bool)> {
+        let mut queue = self.handle.lock();
+        std::iter::from_fn(|| queue.get(true).map(|got| (got.entry.sequence, got.entry.redelivered)))
+            .collect()
+    }
+}
+
+#[test]
+fn messages_leave_in_order() {
+    let mut bench = Bench::classic(1);
+    bench.publish(3);
+    assert_eq!(bench.ready(), 3);
+    assert_eq!(bench.handle.lock().ready.body_bytes(), 12);
+    assert_eq!(bench.drain(), [(1, false), (2, false), (3, false)]);
+    assert_eq!(bench.handle.lock().ready.body_bytes(), 0);
+    assert!(bench.get().is_none());
+}
+
+#[test]
+fn a6_returned_messages_take_their_old_places() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
+        let mut bench = Bench::classic(1);
+        bench.publish(5);
+        let got: Vec<_> = (0..3).filter_map(|_| bench.get()).collect();
+        bench.publish(1);
+        for place in order {
+            let entry = &got[place].entry;
+            bench.handle.lock().requeue(got[place].slot, entry.sequence, true);
+        }
+        let returned = [(1, true), (2, true), (3, true), (4, false), (5, false), (6, false)];
+        assert_eq!(bench.drain(), returned, "{order:?}");
+    }
+}
+
+#[test]
+fn a6_a_message_may_come_back_between_others_that_are_out() {
+    let mut bench = Bench::classic(1);
+    bench.publish(4);
+    let got: Vec<_> = (0..4).filter_map(|_| bench.get()).collect();
+    bench.handle.lock().requeue(got[2].slot, 3, true);
+    bench.publish(1);
+    bench.handle.lock().requeue(got[0].slot, 1, true);
+    assert_eq!(bench.drain(), [(1, true), (3, true), (5, false)]);
+    bench.handle.lock().requeue(got[3].slot, 4, true);
+    bench.handle.lock().requeue(got[1].slot, 2, true);
+    assert_eq!(bench.drain(), [(2, true), (4, true)]);
+}
+
+#[test]
+fn a10_a_quorum_queue_takes_returned_messages_at_its_tail() {
+    let arguments = QueueArguments { kind: QueueKind::Quorum, ..QueueArguments::default() };
+    let mut bench = Bench::new(arguments, 1, 1 << 20);
+    bench.publish(3);
+    let got = bench.get().expect("a message");
+    bench.handle.lock().requeue(got.slot, got.entry.sequence, true);
+    assert_eq!(bench.drain(), [(2, false), (3, false), (1, true)]);
+}
+
+#[test]
+fn a_message_that_nobody_saw_is_not_marked() {
+    let mut bench = Bench::classic(1);
+    bench.publish(1);
+    let got = bench.get().expect("a message");
+    bench.handle.lock().requeue(got.slot, 1, false);
+    assert_eq!(bench.drain(), [(1, false)]);
+}
+
+#[test]
+fn higher_priorities_leave_first_and_come_back_to_their_level() {
+    let arguments = QueueArguments { max_priority: Some(5), ..QueueArguments::default() };
+    let mut bench = Bench::new(arguments, 1, 1 << 20);
+    for priority in [0, 5, 1, 9, 1] {
+        bench.publish_with(1, priority);
+    }
+    let got = bench.get().expect("a message");
+    assert_eq!(got.entry.sequence, 2, "9 counts as 5, and came later");
+    bench.handle.lock().requeue(got.slot, 2, true);
+    let order: Vec<_> = bench.drain().into_iter().map(|(sequence, _)| sequence).collect();
+    assert_eq!(order, [2, 4, 3, 5, 1]);
+}
+
+#[test]
+fn a9_consumers_take_turns() {
+    let mut bench = Bench::classic(3);
+    for connection in 0..3 {
+        bench.consume(connection, spec(0)).expect("a consumer");
+    }
+    bench.publish(7);
+    assert_eq!([0, 1, 2].map(|of| bench.sequences(of)), [vec![1, 4, 7], vec![2, 5], vec![3, 6]]);
+}
+
+#[test]
+fn a9_a_consumer_of_higher_priority_gets_everything_until_it_is_full() {
+    let mut bench = Bench::classic(3);
+    bench.consume(0, (2, 0, false, false)).expect("a consumer");
+    bench.consume(1, (2, 10, false, false)).expect("a consumer");
+    bench.consume(2, (0, -1, false, false)).expect("a consumer");
+    bench.publish(5);
+    let first = bench.taken(1);
+    assert_eq!(first.iter().map(|delivery| delivery.sequence).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!([0, 2].map(|of| bench.sequences(of)), [vec![3, 4], vec![5]]);
+    bench.handle.lock().settle(first[0].slot, 1);
+    bench.publish(1);
+    assert_eq!(bench.sequences(1), [6]);
+}
+
+#[test]
+fn prefetch_is_given_back_by_settling_and_requeueing() {
+    let mut bench = Bench::classic(1);
+    bench.consume(0, spec(2)).expect("a consumer");
+    bench.publish(4);
+    let first = bench.taken(0);
+    assert_eq!((first.len(), bench.unacked()), (2, 2));
+    bench.settle(&first[1]);
+    assert_eq!(bench.sequences(0), [3]);
+    bench.requeue(&first[..1]);
+    bench.deliver();
+    assert_eq!(bench.sequences(0), [1], "it comes again, before 4");
+    assert!(bench.handle.lock().settle(first[0].slot, 2).is_none(), "another message is there now");
+}
+
+#[test]
+fn a_consumer_without_acks_has_no_limit() {
+    let mut bench = Bench::classic(1);
+    bench.credits[0].set_limit(1);
+    bench.consume(0, (1, 0, true, false)).expect("a consumer");
+    bench.publish(5);
+    assert!(bench.taken(0).iter().all(|delivery| delivery.slot == Slot::NONE));
+    assert_eq!((bench.ready(), bench.unacked()), (0, 0));
+}
+
+#[test]
+fn a_limit_of_a_channel_spans_its_consumers() {
+    let mut bench = Bench::classic(1);
+    bench.credits[0].set_limit(3);
+    bench.consume_as(0, 0, spec(2)).expect("a consumer");
+    bench.consume_as(1, 0, spec(2)).expect("a consumer");
+    bench.publish(9);
+    let first = bench.taken(0);
+    assert_eq!(first.len(), 3);
+    bench.credits[0].give_back(1);
+    bench.handle.lock().settle(first[0].slot, first[0].sequence);
+    bench.handle.lock().resume(ConnectionId(1));
+    bench.deliver();
+    assert_eq!(bench.sequences(0), [4]);
+    bench.credits[0].set_limit(0);
+    bench.handle.lock().resume(ConnectionId(1));
+    bench.deliver();
+    assert_eq!(bench.sequences(0), [5], "now the prefetches hold: 2 and 2");
+}
+
+#[test]
+fn a_full_outbox_stalls_its_consumer_and_nobody_else() {
+    let mut bench = Bench::new(QueueArguments::default(), 2, 2000);
+    bench.consume(0, spec(0)).expect("a consumer");
+    bench.publish(100);
+    let ready = bench.ready();
+    assert!(ready > 50, "{ready}");
+    bench.consume(1, spec(0)).expect("a consumer");
+    let before: u32 = bench.ready();
+    assert!(before < ready, "the other one takes its share");
+    assert!(bench.outboxes[0].take_stalled().is_empty(), "there is no room yet");
+    let first = bench.taken(0);
+    assert!(!first.is_empty());
+    let stalled = bench.outboxes[0].take_stalled();
+    assert_eq!(stalled.len(), 1);
+    bench.deliver();
+    assert_eq!(bench.ready(), before, "until it is told");
+    bench.handle.lock().resume(ConnectionId(1));
+    bench.deliver();
+    assert!(bench.ready() < before);
+    assert!(bench.outboxes[0].take_stalled().is_empty(), "full again");
+    let mut sequences: Vec<_> = first.iter().map(|delivery| delivery.sequence).collect();
+    sequences.extend(bench.sequences(0));
+    sequences.extend(bench.sequences(1));
+    sequences.extend(bench.drain().into_iter().map(|(sequence, _)| sequence));
+    sequences.sort_unstable();
+    assert!(sequences.into_iter().eq(1..=100));
+}
+
+#[test]
+fn an_exclusive_consumer_is_alone() {
+    let mut bench = Bench::classic(2);
+    bench.consume(0, (0, 0, false, true)).expect("the first");
+    let refusal = bench.consume(1, spec(0)).expect_err("not with an exclusive one");
+    assert_eq!(refusal.reply_text(), "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use");
+    assert!(bench.cancel(0), "it was the last");
+    bench.consume(1, spec(0)).expect("now it may");
+    assert!(bench.consume(0, (0, 0, false, true)).is_err());
+    assert_eq!(bench.consumers(), 1);
+}
+
+#[test]
+fn a_cancelled_consumer_gets_nothing_and_its_deliveries_stay_out() {
+    let mut bench = Bench::classic(2);
+    bench.consume(0, spec(0)).expect("a consumer");
+    bench.consume(1, spec(1)).expect("a consumer");
+    bench.publish(2);
+    let first = bench.taken(0);
+    assert!(!bench.cancel(0), "there is another");
+    assert!(!bench.cancel(0), "it is gone already");
+    bench.publish(2);
+    assert!(bench.taken(0).is_empty());
+    assert_eq!(bench.sequences(1), [2]);
+    // Its place is taken by another, whom its settlements do not concern.
+    bench.consume(0, spec(1)).expect("a consumer");
+    assert_eq!(bench.sequences(0), [3]);
+    bench.handle.lock().settle(first[0].slot, 1);
+    bench.deliver();
+    assert!(bench.taken(0).is_empty());
+}
+
+#[test]
+fn purge_takes_what_is_ready_and_nothing_else() {
+    let mut bench = Bench::classic(1);
+    bench.publish(3);
+    let got = bench.get().expect("a message");
+    assert_eq!(bench.handle.lock().purge(), 2);
+    assert_eq!((bench.ready(), bench.unacked()), (0, 1));
+    bench.handle.lock().requeue(got.slot, 1, true);
+    bench.publish(1);
+    assert_eq!(bench.drain(), [(1, true), (4, false)]);
+}
+
+#[test]
+fn a_deleted_queue_takes_and_gives_nothing() {
+    let mut bench = Bench::classic(2);
+    bench.consume(0, spec(1)).expect("a consumer");
+    bench.publish(3);
+    let taken = bench.taken(0);
+    let (count, cancelled) = bench.handle.lock().delete();
+    assert_eq!((count, cancelled.len(), bench.consumers()), (2, 1, 0));
+    let is_deleted = bench.handle.lock().is_deleted();
+    assert!(is_deleted);
+    bench.publish(1);
+    bench.requeue(&taken);
+    assert_eq!(bench.ready(), 0);
+    let refusal = bench.consume(1, spec(0)).expect_err("it is gone");
+    assert_eq!(refusal.reply_text(), "NOT_FOUND - no queue 'q' in vhost '/'");
+}
+
+#[test]
+fn get_says_what_is_left() {
+    let mut bench = Bench::classic(1);
+    bench.publish(2);
+    let got = bench.get().expect("a message");
+    assert_eq!((got.entry.sequence, got.ready_count), (1, 1));
+    assert!(bench.handle.lock().settle(got.slot, 1).is_some());
+    assert!(bench.handle.lock().settle(got.slot, 1).is_none(), "once");
+}
+
+/// What may be done to a queue, on one of three connections.
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(u64),
+    Get,
+    Consume(usize, u16, bool),
+    Cancel(usize),
+    Take(usize),
+    Settle(prop::sample::Index),
+    Requeue(prop::sample::Index),
+    Purge,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1..4_u64).prop_map(Step::Publish),
+        1 => Just(Step::Get),
+        2 => (0..3_usize, 0..4_u16, any::<bool>()).prop_map(|(of, prefetch, no_ack)| Step::Consume(of, prefetch, no_ack)),
+        1 => (0..3_usize).prop_map(Step::Cancel),
+        4 => (0..3_usize).prop_map(Step::Take),
+        3 => any::<prop::sample::Index>().prop_map(Step::Settle),
+        3 => any::<prop::sample::Index>().prop_map(Step::Requeue),
+        1 => Just(Step::Purge),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// A queue as a set of numbers: what is ready, and what is out with whom.
+#[derive(Default)]
+struct Naive {
+    published: u64,
+    ready: BTreeSet<u64>,
+    unacked: BTreeMap<u64, Slot>,
+    /// By connection: prefetch, and what it holds of it.
+    consumers: BTreeMap<usize, (u16, bool, BTreeSet<u64>)>,
+}
+
+impl Naive {
+    fn release(&mut self, sequence: u64) {
+        self.unacked.remove(&sequence);
+        self.consumers.values_mut().for_each(|(.., held)| _ = held.remove(&sequence));
+    }
+
+    fn take(&mut self, connection: usize, delivery: &Delivery) {
+        assert!(self.ready.remove(&delivery.sequence), "{} is not there", delivery.sequence);
+        if delivery.slot != Slot::NONE {
+            self.unacked.insert(delivery.sequence, delivery.slot);
+            if let Some((prefetch, _, held)) = self.consumers.get_mut(&connection) {
+                held.insert(delivery.sequence);
+                assert!(*prefetch == 0 || held.len() <= usize::from(*prefetch), "more than the prefetch");
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Nothing is lost or doubled, prefetch holds, and credit is never left unused.
+    #[test]
+    fn nothing_is_lost(steps in steps()) {
+        let mut bench = Bench::classic(3);
+        let mut naive = Naive::default();
+        for step in steps {
+            let chosen = |index: prop::sample::Index, naive: &Naive| {
+                let unacked: Vec<_> = naive.unacked.iter().map(|(sequence, slot)| (*sequence, *slot)).collect();
+                (!unacked.is_empty()).then(|| unacked[index.index(unacked.len())])
+            };
+            match step {
+                Step::Publish(count) => {
+                    bench.publish(count);
+                    naive.ready.extend(naive.published + 1..=naive.published + count);
+                    naive.published += count;
+                }
+                Step::Get => {
+                    if let Some(got) = bench.get() {
+                        naive.ready.remove(&got.entry.sequence);
+                        naive.unacked.insert(got.entry.sequence, got.slot);
+                    }
+                }
+                Step::Consume(of, prefetch, no_ack) if !naive.consumers.contains_key(&of) => {
+                    bench.consume(of, (prefetch, 0, no_ack, false)).expect("a consumer");
+                    naive.consumers.insert(of, (prefetch, no_ack, BTreeSet::new()));
+                }
+                Step::Cancel(of) => {
+                    for delivery in bench.taken(of) {
+                        naive.take(of, &delivery);
+                    }
+                    prop_assert_eq!(bench.cancel(of), naive.consumers.remove(&of).is_some() && naive.consumers.is_empty());
+                }
+                Step::Consume(of, ..) | Step::Take(of) => {
+                    for delivery in bench.taken(of) {
+                        naive.take(of, &delivery);
+                    }
+                }
+                Step::Settle(index) => if let Some((sequence, slot)) = chosen(index, &naive) {
+                    prop_assert!(bench.handle.lock().settle(slot, sequence).is_some());
+                    bench.deliver();
+                    naive.release(sequence);
+                },
+                Step::Requeue(index) => if let Some((sequence, slot)) = chosen(index, &naive) {
+                    bench.handle.lock().requeue(slot, sequence, true);
+                    bench.deliver();
+                    naive.release(sequence);
+                    naive.ready.insert(sequence);
+                },
+                Step::Purge => {
+                    for of in 0..3 {
+                        bench.taken(of).iter().for_each(|delivery| naive.take(of, delivery));
+                    }
+                    prop_assert_eq!(bench.handle.lock().purge() as usize, naive.ready.len());
+                    naive.ready.clear();
+                }
+            }
+        }
+        for of in 0..3 {
+            bench.taken(of).iter().for_each(|delivery| naive.take(of, delivery));
+        }
+        let idle = naive.consumers.values().any(|(prefetch, no_ack, held)| {
+            *no_ack || *prefetch == 0 || held.len() < usize::from(*prefetch)
+        });
+        prop_assert!(!idle || naive.ready.is_empty(), "a consumer with credit gets nothing");
+        prop_assert_eq!(bench.unacked(), naive.unacked.len());
+        let left = bench.drain().into_iter().map(|(sequence, _)| sequence);
+        prop_assert!(left.eq(naive.ready));
+    }
+}

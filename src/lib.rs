@@ -4,6 +4,8 @@
 //!
 //! * [`amqp`]: the wire. Bytes, frames, methods, properties, tables, reply codes. No tokio, no broker.
 //! * [`broker`]: the domain. Virtual hosts, exchanges, bindings, routing, queues, consumers, users. Pure.
+//! * [`session`]: the protocol. One AMQP connection as a state machine over frames. Pure.
 
 pub mod amqp;
 pub mod broker;
+pub mod session;

@@ -1,0 +1,82 @@
+//! Class tx (90), and RabbitMQ's class confirm (85): how a channel's publishes take effect.
+
+use crate::{
+    amqp::{ClientMethod, ServerMethod},
+    broker::refusal::Refusal,
+    session::{
+        channel::{Channel, Mode},
+        confirm::Confirms,
+        shared::Shared,
+        transaction::Transaction,
+    },
+};
+
+impl Channel {
+    pub(super) fn tx(&mut self, method: ClientMethod<'_>, shared: &mut Shared) -> Result<(), Refusal> {
+        match method {
+            ClientMethod::TxSelect => self.select_transaction(shared),
+            ClientMethod::TxCommit => self.commit(shared),
+            ClientMethod::TxRollback => self.roll_back(shared),
+            ClientMethod::ConfirmSelect { nowait } => self.select_confirms(nowait, shared),
+            _ => unreachable!("only methods of classes tx and confirm come here"),
+        }
+    }
+
+    fn select_transaction(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
+        match self.mode {
+            Mode::Plain => self.mode = Mode::Transaction(Transaction::default()),
+            Mode::Transaction(_) => {}
+            Mode::Confirm(_) => {
+                return Err(Refusal::precondition_failed("cannot switch from confirm to tx mode"));
+            }
+        }
+        shared.out.method(self.number, &ServerMethod::TxSelectOk);
+        Ok(())
+    }
+
+    fn select_confirms(&mut self, nowait: bool, shared: &mut Shared) -> Result<(), Refusal> {
+        match self.mode {
+            Mode::Plain => self.mode = Mode::Confirm(Confirms::default()),
+            Mode::Confirm(_) => {}
+            Mode::Transaction(_) => {
+                return Err(Refusal::precondition_failed("cannot switch from tx to confirm mode"));
+            }
+        }
+        self.reply(nowait, &ServerMethod::ConfirmSelectOk, shared);
+        Ok(())
+    }
+
+    fn transaction(&mut self) -> Result<&mut Transaction, Refusal> {
+        match &mut self.mode {
+            Mode::Transaction(transaction) => Ok(transaction),
+            _ => Err(Refusal::precondition_failed("channel is not transactional")),
+        }
+    }
+
+    /// Publishes first, then settlements, and all their facts in one append: the log makes them atomic.
+    fn commit(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
+        let (publications, settled, requeued) = self.transaction()?.commit();
+        for publication in publications {
+            publication.send_again(self.number, shared);
+        }
+        self.settle(settled, shared);
+        if !requeued.is_empty() {
+            self.requeue(requeued, shared);
+        }
+        shared.apply();
+        let number = self.number;
+        if shared.publishes.rejected.iter().any(|origin| origin.channel == number) {
+            return Err(Refusal::precondition_failed("partial tx completion"));
+        }
+        // RabbitMQ: what a commit delivers on its own connection comes before commit-ok.
+        shared.reply_after_deliveries(number, ServerMethod::TxCommitOk);
+        Ok(())
+    }
+
+    fn roll_back(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
+        let settled = self.transaction()?.roll_back();
+        self.unacked.restore(settled);
+        shared.out.method(self.number, &ServerMethod::TxRollbackOk);
+        Ok(())
+    }
+}

@@ -1,0 +1,404 @@
+//! The protocol: one AMQP connection as a state machine over bytes. No sockets, no clock, no tasks.
+//!
+//! The shell reads octets into [`Session::input`], calls one of the `handle_*` methods when something happened, and
+//! writes what is in [`Session::output`]. The session calls the broker inline. Inside it, a connection that is
+//! open is a `running::Running`: its channels, and what they share.
+
+mod batch;
+mod channel;
+mod confirm;
+mod handshake;
+mod heartbeat;
+mod methods;
+mod publish;
+mod routes;
+mod running;
+mod shared;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use tracing::{debug, info};
+
+use self::{
+    handshake::{Handshake, Step},
+    heartbeat::Heartbeat,
+    running::Running,
+};
+use crate::{
+    amqp::{
+        Encoder, ReplyCode, ServerMethod,
+        frame::{self, Frame, Frames},
+    },
+    broker::{Broker, Now, outbox::Outbox, refusal::Refusal},
+};
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where the connection comes from.
+    pub address: SocketAddr,
+}
+
+impl Peer {
+    /// Whether it comes from this machine; IPv4 in IPv6 counts as IPv4.
+    pub fn is_loopback(&self) -> bool {
+        self.address.ip().to_canonical().is_loopback()
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Session {
+    broker: Arc<Broker>,
+    peer: Peer,
+    outbox: Arc<Outbox>,
+    input: BytesMut,
+    /// Whole frames that were read and could not be handled yet.
+    unhandled: Bytes,
+    phase: Phase,
+    heartbeat: Heartbeat,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Until `connection.open`.
+    Handshake(Box<Handshake>),
+    /// After it.
+    Running(Box<Running>),
+    /// The server has sent `connection.close` and waits for the answer.
+    Closing { out: Encoder, deadline_ms: u64, frame_max: u32 },
+    /// Nothing more is read; what is left is written, if the client takes it before the deadline.
+    Closed { out: Encoder, deadline_ms: u64 },
+}
+
+/// How long a client may take to answer `connection.close`, and to take what is left for it after that.
+const CLOSE_TIMEOUT_MS: u64 = 10_000;
+/// The largest frame before `connection.tune-ok`, as in RabbitMQ from 4.1: enough for every client's properties.
+const INITIAL_FRAME_MAX: u32 = 8192;
+/// Octets of output above which no more input is handled: a client that asks must also read.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+impl Session {
+    /// A session for a connection that was just accepted.
+    pub fn new(broker: Arc<Broker>, peer: Peer, now: Now) -> Self {
+        let deadline_ms = now.monotonic_ms + broker.limits.handshake_timeout_ms;
+        let outbox = broker.open_outbox();
+        Self {
+            broker,
+            peer,
+            outbox,
+            input: BytesMut::new(),
+            unhandled: Bytes::new(),
+            phase: Phase::Handshake(Box::new(Handshake::new(deadline_ms))),
+            heartbeat: Heartbeat::off(),
+        }
+    }
+
+    /// What other connections put in for this one; the shell sets its waker.
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Where the shell reads octets into.
+    pub fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// The transport has taken that much of the output. While the client is not read from because of what it has
+    /// not taken yet, that is its only sign of life.
+    pub fn handle_written(&mut self, count: usize, now: Now) {
+        let was_full = self.output().len() > OUTPUT_BYTES_MAX;
+        self.output().advance(count);
+        if was_full {
+            self.heartbeat.received(now);
+        }
+    }
+
+    /// What waits to be written.
+    pub fn output(&mut self) -> &mut Encoder {
+        match &mut self.phase {
+            Phase::Handshake(handshake) => &mut handshake.out,
+            Phase::Running(running) => running.output(),
+            Phase::Closing { out, .. } | Phase::Closed { out, .. } => out,
+        }
+    }
+
+    /// Whether the shell should read. When it should not, the transport pushes back on the client.
+    pub fn wants_input(&mut self) -> bool {
+        let is_output_full = self.output().len() > OUTPUT_BYTES_MAX;
+        match &self.phase {
+            Phase::Closed { .. } => false,
+            Phase::Running(running) => !is_output_full && self.unhandled.is_empty() && running.wants_input(),
+            _ => !is_output_full,
+        }
+    }
+
+    /// Whether the connection is to be closed once the output is written.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed { .. })
+    }
+
+    /// When to call [`Session::handle_deadline`] at the latest, on the monotonic clock.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Handshake(handshake) => Some(handshake.deadline_ms),
+            Phase::Running(_) => self.heartbeat.deadline_ms(),
+            Phase::Closing { deadline_ms, .. } => Some(*deadline_ms),
+            Phase::Closed { out, deadline_ms } => (!out.is_empty()).then_some(*deadline_ms),
+        }
+    }
+
+    /// Octets have arrived.
+    pub fn handle_input(&mut self, now: Now) {
+        self.heartbeat.received(now);
+        while self.handle_some_input(now) {}
+        self.finish_batch(now);
+    }
+
+    /// Something may be in the outbox, facts may have become durable, or alarms may have changed.
+    pub fn handle_wake(&mut self, now: Now) {
+        if let Phase::Running(running) = &mut self.phase {
+            running.handle_wake(now);
+        }
+        // What had arrived may be handled now: that it is there still is no sign of life from the client.
+        while self.handle_some_input(now) {}
+        self.finish_batch(now);
+    }
+
+    /// The time of [`Session::deadline_ms`] has come.
+    pub fn handle_deadline(&mut self, now: Now) {
+        match &mut self.phase {
+            Phase::Handshake(handshake) if now.monotonic_ms >= handshake.deadline_ms => {
+                info!(peer = %self.peer.address, "closed: no connection.open within the handshake timeout");
+                self.cut_off();
+            }
+            Phase::Closing { deadline_ms, .. } | Phase::Closed { deadline_ms, .. }
+                if now.monotonic_ms >= *deadline_ms =>
+            {
+                self.cut_off();
+            }
+            Phase::Running(running) => {
+                let is_reading = running.wants_input();
+                let out = running.output();
+                if self.heartbeat.is_peer_dead(now, is_reading) {
+                    info!(peer = %self.peer.address, "closed: missed heartbeats from client");
+                    self.cut_off();
+                } else if self.heartbeat.is_due(now) && out.is_empty() {
+                    out.heartbeat();
+                    self.heartbeat.sent(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The transport is gone, or the client must be cut off: everything it held goes back.
+    pub fn handle_disconnect(&mut self) {
+        self.cut_off();
+        self.broker.close_outbox(self.outbox.connection);
+    }
+
+    /// Closes the connection from the broker's side, as RabbitMQ does when it stops or an operator asks.
+    pub fn close_forced(&mut self, reason: &str, now: Now) {
+        match self.phase {
+            Phase::Running(_) => {
+                let text = format!("broker forced connection closure with reason '{reason}'");
+                self.refuse(&Refusal::new(ReplyCode::ConnectionForced, text), (0, 0), now);
+            }
+            Phase::Handshake(_) => self.abandon(now),
+            Phase::Closing { .. } | Phase::Closed { .. } => {}
+        }
+    }
+
+    /// Handles what is complete; false when there is nothing more to do now.
+    fn handle_some_input(&mut self, now: Now) -> bool {
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            match handshake.handle_header(&mut self.input, &self.broker.identity) {
+                Some(true) => {}
+                Some(false) => {
+                    debug!(peer = %self.peer.address, "closed: not an AMQP 0-9-1 protocol header");
+                    self.abandon(now);
+                    return false;
+                }
+                None => return false,
+            }
+        }
+        if matches!(self.phase, Phase::Closed { .. }) {
+            self.input.clear();
+            return false;
+        }
+        if !self.can_go_on() {
+            return false;
+        }
+        let mut failure = None;
+        let frame_max = self.frame_max();
+        if self.unhandled.is_empty() {
+            let split = frame::split(&self.input, frame_max);
+            if split.len == 0 && split.error.is_none() {
+                return false;
+            }
+            self.unhandled = self.input.split_to(split.len).freeze();
+            failure = split.error;
+        }
+        if !self.handle_frames(now) {
+            return false;
+        }
+        // What was too large before the handshake's last frame may not be after it.
+        if let Some(error) = failure.filter(|_| self.frame_max() == frame_max) {
+            self.input.clear();
+            // A client that is told already gets no second reason, and no more time.
+            if !matches!(self.phase, Phase::Closing { .. }) {
+                self.refuse(&error.into(), (0, 0), now);
+            }
+            return false;
+        }
+        true
+    }
+
+    fn frame_max(&self) -> u32 {
+        match &self.phase {
+            Phase::Handshake(_) => INITIAL_FRAME_MAX,
+            Phase::Running(running) => running.frame_max(),
+            Phase::Closing { frame_max, .. } => *frame_max,
+            Phase::Closed { .. } => u32::MAX,
+        }
+    }
+
+    /// Handles the whole frames at hand; false if it had to stop before the last one.
+    fn handle_frames(&mut self, now: Now) -> bool {
+        let chunk = std::mem::take(&mut self.unhandled);
+        let mut frames = Frames::new(&chunk);
+        while self.handle_some_frames(&mut frames, &chunk, now) {}
+        if matches!(self.phase, Phase::Closed { .. }) {
+            return true;
+        }
+        self.unhandled = chunk.slice(frames.taken()..);
+        self.unhandled.is_empty() && self.can_go_on()
+    }
+
+    fn can_go_on(&mut self) -> bool {
+        let is_output_full = self.output().len() > OUTPUT_BYTES_MAX;
+        match &self.phase {
+            Phase::Running(running) => !is_output_full && !running.is_held(),
+            _ => true,
+        }
+    }
+
+    /// Handles the next frame, or as many as a connection that is open can; false if no further one may be handled now.
+    fn handle_some_frames(&mut self, frames: &mut Frames<'_>, chunk: &Bytes, now: Now) -> bool {
+        if let Phase::Running(running) = &mut self.phase {
+            match running.handle_frames(frames, chunk, now) {
+                Ok(running::Step::Stay) => {}
+                Ok(running::Step::Close) => self.close_by_client(now),
+                Err((refusal, method)) => self.refuse(&refusal, method, now),
+            }
+            return self.can_go_on() && !frames.is_through();
+        }
+        let Some(frame) = frames.next() else { return false };
+        match &mut self.phase {
+            Phase::Handshake(handshake) => match handshake.handle_frame(&frame, &self.broker, &self.peer) {
+                Ok(Step::Stay) => {}
+                Ok(Step::Open(opened)) => {
+                    let out = std::mem::take(&mut handshake.out);
+                    self.heartbeat = Heartbeat::new(opened.heartbeat_secs, now);
+                    let (broker, outbox) = (Arc::clone(&self.broker), Arc::clone(&self.outbox));
+                    self.phase = Phase::Running(Box::new(Running::new(opened, broker, outbox, out, now)));
+                }
+                Ok(Step::Close) => self.abandon(now),
+                Err((refusal, method)) => self.refuse(&refusal, method, now),
+            },
+            Phase::Closing { .. } => self.handle_frame_closing(&frame, now),
+            Phase::Running(_) | Phase::Closed { .. } => return false,
+        }
+        true
+    }
+
+    /// After `connection.close` from the server, everything but close and close-ok is discarded.
+    fn handle_frame_closing(&mut self, frame: &Frame<'_>, now: Now) {
+        const CLOSE: &[u8] = &[0, 10, 0, 50];
+        const CLOSE_OK: &[u8] = &[0, 10, 0, 51];
+        if frame.kind != 1 || frame.channel != 0 {
+            return;
+        }
+        if frame.payload.starts_with(CLOSE) {
+            self.output().method(0, &ServerMethod::ConnectionCloseOk);
+        } else if frame.payload.starts_with(CLOSE_OK) {
+            self.abandon(now);
+        }
+    }
+
+    /// Closes the connection with a reply code and waits for the client's answer.
+    fn refuse(&mut self, refusal: &Refusal, method: (u16, u16), now: Now) {
+        let (class_id, method_id) = refusal.method.unwrap_or(method);
+        let frame_max = self.frame_max();
+        let mut out = self.end_running();
+        info!(peer = %self.peer.address, "connection closed: {}", refusal.reply_text());
+        out.method(
+            0,
+            &ServerMethod::ConnectionClose {
+                reply_code: refusal.code.code(),
+                reply_text: refusal.reply_text(),
+                class_id,
+                method_id,
+            },
+        );
+        let deadline_ms = now.monotonic_ms + CLOSE_TIMEOUT_MS;
+        self.phase = Phase::Closing { out, deadline_ms, frame_max };
+    }
+
+    fn close_by_client(&mut self, now: Now) {
+        self.abandon(now);
+        self.output().method(0, &ServerMethod::ConnectionCloseOk);
+    }
+
+    /// No more AMQP on this connection: what is in the output is written, then the transport closed.
+    fn abandon(&mut self, now: Now) {
+        let out = self.end_running();
+        self.phase = Phase::Closed { out, deadline_ms: now.monotonic_ms + CLOSE_TIMEOUT_MS };
+    }
+
+    /// The client is gone, or as good as: nothing more is written either.
+    fn cut_off(&mut self) {
+        self.end_running();
+        self.phase = Phase::Closed { out: Encoder::new(), deadline_ms: 0 };
+    }
+
+    /// Gives back everything that the connection held, and returns its output.
+    fn end_running(&mut self) -> Encoder {
+        self.heartbeat = Heartbeat::off();
+        match &mut self.phase {
+            Phase::Running(running) => running.end(),
+            _ => std::mem::take(self.output()),
+        }
+    }
+
+    fn finish_batch(&mut self, now: Now) {
+        if let Phase::Running(running) = &mut self.phase {
+            running.finish_batch();
+        }
+        if !self.output().is_empty() {
+            self.heartbeat.sent(now);
+        }
+    }
+}
+
+impl Drop for Session {
+    /// A session that is dropped without an end, because its task panicked, still gives everything back.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What panicked may have left a lock that panics too, and a second panic would end the process.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.handle_disconnect()));
+        } else {
+            self.handle_disconnect();
+        }
+    }
+}

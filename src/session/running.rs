@@ -1,0 +1,608 @@
+//! A connection that is open: its channels, what arrives on them, and what the broker has for them.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    batch::Origin,
+    channel::{Channel, Mode, UnackedDelivery},
+    handshake::{Opened, RefusedMethod},
+    shared::{HeldReply, Shared},
+};
+use crate::{
+    amqp::{
+        ClientMethod, Encoder, FrameKind, ReplyCode, Scope, ServerMethod,
+        frame::{Frame, Frames, described},
+    },
+    broker::{
+        Broker, Now,
+        journal::Lsn,
+        outbox::{Item, Outbox},
+        queue::{QueueHandle, Slot},
+        refusal::Refusal,
+        vhost::DeleteIf,
+    },
+};
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Running {
+    shared: Shared,
+    channels: Channels,
+    /// The reason that the client was told it is blocked for.
+    blocked: Option<&'static str>,
+    /// Whether the journal is so far behind that this connection's publishes wait.
+    awaits_journal: bool,
+    /// The fact that the outbox is to be woken for.
+    awaited: Option<Lsn>,
+    items: VecDeque<Item>,
+}
+
+/// What a frame leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The next frame.
+    Stay,
+    /// The end that the client asked for.
+    Close,
+}
+
+/// A channel number that is in use.
+#[derive(Debug)]
+enum State {
+    Open(Box<Channel>),
+    /// The server has closed it; everything is discarded until the client answers.
+    Closing,
+}
+
+/// The channels of a connection, sorted by number. Most frames are for the same channel as the one before.
+#[derive(Debug, Default)]
+struct Channels {
+    channels: Vec<(u16, State)>,
+    last: usize,
+}
+
+impl Channels {
+    fn position(&mut self, number: u16) -> Result<usize, usize> {
+        if self.channels.get(self.last).is_some_and(|(known, _)| *known == number) {
+            return Ok(self.last);
+        }
+        let found = self.channels.binary_search_by_key(&number, |(known, _)| *known);
+        if let Ok(position) = found {
+            self.last = position;
+        }
+        found
+    }
+
+    fn get(&mut self, number: u16) -> Option<&mut State> {
+        let position = self.position(number).ok()?;
+        Some(&mut self.channels[position].1)
+    }
+
+    fn open(&mut self, number: u16) -> Option<&mut Channel> {
+        match self.get(number)? {
+            State::Open(channel) => Some(channel),
+            State::Closing => None,
+        }
+    }
+
+    fn insert(&mut self, number: u16, state: State) {
+        match self.position(number) {
+            Ok(position) => self.channels[position].1 = state,
+            Err(position) => self.channels.insert(position, (number, state)),
+        }
+    }
+
+    fn remove(&mut self, number: u16) {
+        if let Ok(position) = self.position(number) {
+            self.channels.remove(position);
+        }
+    }
+}
+
+/// Octets of output above which the outbox is left to fill: its bound is what holds the queues back.
+const OUTPUT_BYTES_MAX: usize = 256 << 10;
+
+impl Running {
+    pub(super) fn new(
+        opened: Opened,
+        broker: Arc<Broker>,
+        outbox: Arc<Outbox>,
+        out: Encoder,
+        now: Now,
+    ) -> Self {
+        let mut running = Self {
+            shared: Shared::new(opened, broker, outbox, out, now),
+            channels: Channels::default(),
+            blocked: None,
+            awaits_journal: false,
+            awaited: None,
+            items: VecDeque::new(),
+        };
+        // RabbitMQ tells a connection that opens during an alarm at once, and any other when it publishes.
+        running.tell_blocked(running.shared.broker.alarms.reason());
+        running
+    }
+
+    pub(super) fn output(&mut self) -> &mut Encoder {
+        &mut self.shared.out
+    }
+
+    pub(super) fn frame_max(&self) -> u32 {
+        self.shared.frame_max
+    }
+
+    /// Whether frames may be handled: not while a reply waits for its facts.
+    pub(super) fn is_held(&self) -> bool {
+        self.shared.held.is_some()
+    }
+
+    /// Whether the client should be read from: not while it waits, nor when it publishes during an alarm or faster
+    /// than the log takes.
+    pub(super) fn wants_input(&self) -> bool {
+        let is_blocked = self.shared.is_blockable && self.blocked.is_some();
+        !self.is_held() && !is_blocked && !self.awaits_journal
+    }
+
+    /// Handles frames until there are no more, one of them ends the connection, a reply has to wait, or the client has
+    /// to read first.
+    pub(super) fn handle_frames(
+        &mut self,
+        frames: &mut Frames<'_>,
+        chunk: &Bytes,
+        now: Now,
+    ) -> Result<Step, RefusedMethod> {
+        self.shared.now = now;
+        for frame in frames {
+            if self.handle_frame(&frame, chunk)? == Step::Close {
+                return Ok(Step::Close);
+            }
+            if self.is_held() || self.shared.out.len() > super::OUTPUT_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(Step::Stay)
+    }
+
+    fn handle_frame(&mut self, frame: &Frame<'_>, chunk: &Bytes) -> Result<Step, RefusedMethod> {
+        let kind = FrameKind::from_octet(frame.kind);
+        match (kind, frame.channel) {
+            (Some(FrameKind::Method), _) => return self.handle_method(frame),
+            (Some(FrameKind::Heartbeat), 0) => {}
+            (Some(FrameKind::Header), 1..) => {
+                self.handle_content(frame.channel, |channel, shared| {
+                    channel.content_header(frame.payload, shared)
+                })?;
+            }
+            (Some(FrameKind::Body), 1..) => {
+                self.handle_content(frame.channel, |channel, shared| {
+                    channel.content_body(frame.payload, chunk, shared)
+                })?;
+            }
+            _ => return Err((unexpected_frame(frame), (0, 0))),
+        }
+        Ok(Step::Stay)
+    }
+
+    fn handle_content(
+        &mut self,
+        number: u16,
+        handle: impl FnOnce(&mut Channel, &mut Shared) -> Result<(), Refusal>,
+    ) -> Result<(), RefusedMethod> {
+        const PUBLISH: (u16, u16) = (60, 40);
+        match self.channels.get(number) {
+            Some(State::Open(channel)) => match handle(channel, &mut self.shared) {
+                Ok(()) => Ok(()),
+                Err(refusal) => self.refuse(number, refusal, PUBLISH),
+            },
+            Some(State::Closing) => Ok(()),
+            None => {
+                let text = "expected method frame, got non method frame instead";
+                Err((Refusal::new(ReplyCode::UnexpectedFrame, text), (0, 0)))
+            }
+        }
+    }
+
+    fn handle_method(&mut self, frame: &Frame<'_>) -> Result<Step, RefusedMethod> {
+        let number = frame.channel;
+        if let Some(State::Open(channel)) = self.channels.get(number)
+            && channel.publish_frame(frame.payload, &mut self.shared)
+        {
+            return Ok(Step::Stay);
+        }
+        let method = ClientMethod::decode(frame.payload).map_err(|error| (error.into(), (0, 0)))?;
+        let ids = method.ids();
+        if number == 0 {
+            return self.handle_connection_method(method).map_err(|refusal| (refusal, ids));
+        }
+        match (self.channels.get(number), method) {
+            (Some(State::Open(channel)), method) => {
+                if let Err(refusal) = channel.expect_no_content() {
+                    return Err((refusal, ids));
+                }
+                self.handle_channel_method(number, method)
+                    .or_else(|refusal| self.refuse(number, refusal, ids))?;
+            }
+            (Some(State::Closing), ClientMethod::ChannelCloseOk) => self.channels.remove(number),
+            (Some(State::Closing), ClientMethod::ChannelClose { .. }) => {
+                self.shared.out.method(number, &ServerMethod::ChannelCloseOk);
+            }
+            (Some(State::Closing), ClientMethod::ChannelOpen) => return Err((second_open(), ids)),
+            (Some(State::Closing), _) => {}
+            (None, ClientMethod::ChannelOpen) => {
+                // RabbitMQ names no method for a channel too many.
+                self.open_channel(number).map_err(|refusal| (refusal, (0, 0)))?;
+            }
+            (None, _) => return Err((expected_open(), ids)),
+        }
+        Ok(Step::Stay)
+    }
+
+    fn handle_connection_method(&mut self, method: ClientMethod<'_>) -> Result<Step, Refusal> {
+        match method {
+            ClientMethod::ConnectionClose { .. } => Ok(Step::Close),
+            ClientMethod::ConnectionUpdateSecret { .. } => {
+                self.shared.out.method(0, &ServerMethod::ConnectionUpdateSecretOk);
+                Ok(Step::Stay)
+            }
+            _ => {
+                let text = "unexpected method in connection state running";
+                Err(Refusal::new(ReplyCode::ChannelError, text))
+            }
+        }
+    }
+
+    fn open_channel(&mut self, number: u16) -> Result<(), Refusal> {
+        let max = self.shared.channel_max;
+        let open = self.channels.channels.len();
+        if open >= usize::from(max) {
+            return Err(Refusal::not_allowed(format!(
+                "number of channels opened ({open}) has reached the negotiated channel_max ({max})"
+            ))
+            .for_method(0, 0));
+        }
+        let broker = &self.shared.broker;
+        let permit = broker.counts.open_channel(&self.shared.user, &broker.identity.cluster_name)?;
+        self.channels.insert(number, State::Open(Box::new(Channel::new(number, permit))));
+        self.shared.out.method(number, &ServerMethod::ChannelOpenOk);
+        Ok(())
+    }
+
+    /// Publishes and settlements go into the batch; any other method finds the queues up to date.
+    fn handle_channel_method(&mut self, number: u16, method: ClientMethod<'_>) -> Result<(), Refusal> {
+        let Some(channel) = self.channels.open(number) else { return Ok(()) };
+        let shared = &mut self.shared;
+        match method {
+            ClientMethod::BasicAck { delivery_tag, multiple } => {
+                return channel.ack(delivery_tag, multiple, shared);
+            }
+            method => {
+                shared.begin_method();
+                match method {
+                    ClientMethod::ChannelClose { .. } => self.close_channel(number),
+                    ClientMethod::BasicCancel { consumer_tag, nowait } => {
+                        self.cancel(number, consumer_tag, nowait);
+                    }
+                    method => channel.handle(method, shared)?,
+                }
+            }
+        }
+        self.release_held();
+        Ok(())
+    }
+
+    /// `basic.cancel`: what was on its way to the consumer goes out before cancel-ok, and nothing after it.
+    fn cancel(&mut self, number: u16, tag: String, nowait: bool) {
+        let Some(channel) = self.channels.open(number) else { return };
+        if let Some(id) = channel.consumers.get(tag.as_str()).copied() {
+            channel.remove_consumer(id, &mut self.shared);
+            self.drain_outbox(usize::MAX);
+            if let Some(channel) = self.channels.open(number) {
+                channel.forget_consumer(id, &mut self.shared);
+            }
+        }
+        if !nowait {
+            self.shared.out.method(number, &ServerMethod::BasicCancelOk { consumer_tag: tag });
+        }
+    }
+
+    /// `channel.close` from the client.
+    fn close_channel(&mut self, number: u16) {
+        self.end_channel(number);
+        self.deliver_items();
+        self.channels.remove(number);
+        self.shared.out.method(number, &ServerMethod::ChannelCloseOk);
+    }
+
+    /// Refuses a method: closes its channel, or leaves it to the caller to close the connection.
+    fn refuse(&mut self, number: u16, refusal: Refusal, method: (u16, u16)) -> Result<(), RefusedMethod> {
+        if refusal.code.scope() == Scope::Connection {
+            return Err((refusal, method));
+        }
+        let (class_id, method_id) = refusal.method.unwrap_or(method);
+        let reply_text = refusal.reply_text();
+        tracing::info!(user = %self.shared.user.name, channel = number, "channel closed: {reply_text}");
+        self.end_channel(number);
+        self.deliver_items();
+        self.channels.insert(number, State::Closing);
+        let reply_code = refusal.code.code();
+        self.shared
+            .out
+            .method(number, &ServerMethod::ChannelClose { reply_code, reply_text, class_id, method_id });
+        Ok(())
+    }
+
+    /// Gives back everything that a channel holds. What was on its way to its consumers goes back to the queues; what
+    /// is on its way to others is left in `items`, to be delivered if the connection goes on.
+    fn end_channel(&mut self, number: u16) {
+        self.shared.flush();
+        self.conclude_batch();
+        let Some(channel) = self.channels.open(number) else { return };
+        let shared = &mut self.shared;
+        let consumers: Vec<_> = channel.consumers.values().copied().collect();
+        for id in &consumers {
+            channel.remove_consumer(*id, shared);
+        }
+        let mut unacked = channel.take_unacked();
+        shared.outbox.take(&mut self.items, usize::MAX);
+        let is_own = |item: &Item| {
+            shared.consumers.get(consumer_of(item)).is_some_and(|consumer| consumer.channel == number)
+        };
+        let (own, others): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.items).into_iter().partition(is_own);
+        for item in own {
+            unacked.extend(give_back(item, shared));
+        }
+        channel.requeue(unacked, shared);
+        for id in consumers {
+            channel.forget_consumer(id, shared);
+        }
+        shared.confirming.remove(&number);
+        self.items = others;
+    }
+
+    /// Something may have arrived, become durable, or changed its alarm.
+    pub(super) fn handle_wake(&mut self, now: Now) {
+        self.shared.now = now;
+        self.release_held();
+        self.drain_outbox(OUTPUT_BYTES_MAX);
+        self.look_at_alarms();
+    }
+
+    /// Sends what the outbox holds, as long as the output stays under `output_max` octets.
+    fn drain_outbox(&mut self, output_max: usize) {
+        // RabbitMQ: delete-ok goes out before the cancellations that the deletion leads to.
+        if let Some(HeldReply { reply: ServerMethod::QueueDeleteOk { .. }, .. }) = self.shared.held {
+            return;
+        }
+        loop {
+            let room = output_max.saturating_sub(self.shared.out.len());
+            if room == 0 {
+                return;
+            }
+            self.shared.outbox.take(&mut self.items, room);
+            if self.items.is_empty() {
+                return;
+            }
+            self.deliver_items();
+        }
+    }
+
+    fn deliver_items(&mut self) {
+        let mut items = std::mem::take(&mut self.items);
+        let count = items.len();
+        for item in items.drain(..) {
+            let Some(consumer) = self.shared.consumers.get(consumer_of(&item)) else { continue };
+            let Some(channel) = self.channels.open(consumer.channel) else { continue };
+            match item {
+                Item::Delivery(delivery) => channel.deliver(delivery, &mut self.shared),
+                Item::Cancelled(id) => {
+                    let Some(consumer) = channel.forget_consumer(id, &mut self.shared) else { continue };
+                    if self.shared.capabilities.consumer_cancel_notify {
+                        let consumer_tag = consumer.tag.as_ref().to_owned();
+                        let cancel = ServerMethod::BasicCancel { consumer_tag, nowait: true };
+                        self.shared.out.method(consumer.channel, &cancel);
+                    }
+                }
+            }
+        }
+        if items.capacity() > ITEMS_KEPT.max(4 * count) {
+            items.shrink_to(ITEMS_KEPT);
+        }
+        self.items = items;
+    }
+
+    /// Lets the queues go on that stopped because the outbox was full.
+    fn resume_stalled(&mut self) {
+        let connection = self.shared.connection();
+        for queue in self.shared.outbox.take_stalled() {
+            let mut locked = queue.lock();
+            locked.resume(connection);
+            locked.deliver(&queue, &mut self.shared.effects);
+        }
+    }
+
+    /// Sends the reply that waited for its facts, once they are durable.
+    fn release_held(&mut self) {
+        let Some(lsn) = self.shared.held.as_ref().map(|held| held.lsn) else { return };
+        // RabbitMQ: what a commit delivers on the same connection goes out before commit-ok.
+        self.shared.effects.wakes.wake_all();
+        self.drain_outbox(usize::MAX);
+        if lsn > self.shared.broker.journal.durable() && self.wake_when_durable(lsn) {
+            return;
+        }
+        if let Some(HeldReply { channel, reply, .. }) = self.shared.held.take() {
+            self.shared.out.method(channel, &reply);
+        }
+    }
+
+    fn wake_when_durable(&mut self, lsn: Lsn) -> bool {
+        if self.awaited.is_some_and(|awaited| awaited <= lsn)
+            && self.awaited > Some(self.shared.broker.journal.durable())
+        {
+            return true;
+        }
+        self.awaited = Some(lsn);
+        self.shared.broker.journal.wake_when_durable(lsn, &self.shared.outbox)
+    }
+
+    /// The frames at hand are through: the batch takes effect, confirms go out, others are woken.
+    pub(super) fn finish_batch(&mut self) {
+        self.shared.flush();
+        self.resume_consumers();
+        if !self.shared.confirming.is_empty() {
+            // RabbitMQ: what a publish delivers on its own connection comes before its confirm.
+            self.drain_outbox(OUTPUT_BYTES_MAX);
+        }
+        self.resume_stalled();
+        self.conclude_batch();
+    }
+
+    /// Sends what the batch has confirmed, wakes whoever it concerns, and sees what the client has to wait for.
+    fn conclude_batch(&mut self) {
+        self.confirm();
+        self.shared.effects.wakes.wake_all();
+        self.awaits_journal = self.shared.has_published && self.shared.broker.journal.is_full();
+        if self.awaits_journal {
+            let lsn = Lsn(self.shared.broker.journal.durable().0 + 1);
+            self.awaits_journal = self.wake_when_durable(lsn);
+        }
+        if self.shared.is_blockable {
+            self.look_at_alarms();
+        }
+    }
+
+    /// Lets the consumers go on whose channel's limit leaves room again.
+    fn resume_consumers(&mut self) {
+        while let Some(number) = self.shared.resuming.pop_first() {
+            if let Some(channel) = self.channels.open(number) {
+                channel.resume_consumers(&mut self.shared);
+            }
+        }
+    }
+
+    fn confirm(&mut self) {
+        if self.shared.confirming.is_empty() {
+            self.shared.publishes.rejected.clear();
+            return;
+        }
+        let lsn = std::mem::take(&mut self.shared.batch_lsn);
+        self.reject();
+        loop {
+            let durable = self.shared.broker.journal.durable();
+            let mut next: Option<Lsn> = None;
+            let Self { shared, channels, .. } = self;
+            let out = &mut shared.out;
+            shared.confirming.retain(|number| {
+                let Some(Channel { mode: Mode::Confirm(confirms), .. }) = channels.open(*number) else {
+                    return false;
+                };
+                confirms.flushed(lsn);
+                let waits_for = confirms.confirm(*number, durable, out);
+                next = next.into_iter().chain(waits_for).min();
+                waits_for.is_some()
+            });
+            match next {
+                Some(next) if !self.wake_when_durable(next) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Notes which publishes a queue did not take.
+    fn reject(&mut self) {
+        for Origin { channel, number } in self.shared.publishes.rejected.drain(..) {
+            if let Some(Channel { mode: Mode::Confirm(confirms), .. }) = self.channels.open(channel) {
+                confirms.reject(number);
+            }
+        }
+    }
+
+    /// Blocks a client that publishes during an alarm and tells it so, until the alarm ends (RabbitMQ:
+    /// `connection.blocked`).
+    fn look_at_alarms(&mut self) {
+        match self.shared.broker.alarms.reason() {
+            Some(reason) if self.shared.is_blockable => self.tell_blocked(Some(reason)),
+            Some(_) => {}
+            None => {
+                self.shared.is_blockable = false;
+                self.tell_blocked(None);
+            }
+        }
+    }
+
+    fn tell_blocked(&mut self, reason: Option<&'static str>) {
+        if self.blocked == reason {
+            return;
+        }
+        if self.shared.capabilities.connection_blocked {
+            let method = match reason {
+                Some(reason) => ServerMethod::ConnectionBlocked { reason: reason.to_owned() },
+                None => ServerMethod::ConnectionUnblocked,
+            };
+            self.shared.out.method(0, &method);
+        }
+        self.blocked = reason;
+    }
+
+    /// The connection ends: everything goes back, its exclusive queues are deleted. Returns the output.
+    pub(super) fn end(&mut self) -> Encoder {
+        self.shared.held = None;
+        let numbers: Vec<u16> = self.channels.channels.iter().map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.end_channel(number);
+            self.channels.remove(number);
+        }
+        let queues = std::mem::take(&mut self.shared.exclusive_queues);
+        for queue in queues.into_values() {
+            delete(&queue, &mut self.shared);
+        }
+        self.finish_batch();
+        std::mem::take(&mut self.shared.out)
+    }
+}
+
+/// Items that an emptied buffer keeps room for.
+const ITEMS_KEPT: usize = 256;
+
+fn delete(queue: &Arc<QueueHandle>, shared: &mut Shared) {
+    // Without conditions nothing can be refused.
+    let _ = shared.host.delete_queue(queue, DeleteIf::default(), &mut shared.effects);
+}
+
+fn consumer_of(item: &Item) -> crate::broker::outbox::ConsumerId {
+    match item {
+        Item::Delivery(delivery) => delivery.consumer,
+        Item::Cancelled(consumer) => *consumer,
+    }
+}
+
+/// A delivery that will not be sent: one that needs an acknowledgement is returned, to be requeued with the others;
+/// one that needs none goes back at once.
+fn give_back(item: Item, shared: &mut Shared) -> Option<UnackedDelivery> {
+    let Item::Delivery(delivery) = item else { return None };
+    let queue = Arc::clone(shared.consumers.get(delivery.consumer)?.queue.as_ref()?);
+    if delivery.slot != Slot::NONE {
+        let (slot, sequence) = (delivery.slot, delivery.sequence);
+        return Some(UnackedDelivery { tag: 0, queue, slot, sequence, is_consumed: true });
+    }
+    let mut locked = queue.lock();
+    locked.give_back(delivery);
+    locked.deliver(&queue, &mut shared.effects);
+    None
+}
+
+/// 505 for a frame of a type that can't be where it is.
+pub(super) fn unexpected_frame(frame: &Frame<'_>) -> Refusal {
+    let text = described(frame.kind, frame.payload);
+    Refusal::new(ReplyCode::UnexpectedFrame, text).for_method(0, 0)
+}
+
+fn expected_open() -> Refusal {
+    Refusal::new(ReplyCode::ChannelError, "expected 'channel.open'")
+}
+
+fn second_open() -> Refusal {
+    Refusal::new(ReplyCode::ChannelError, "second 'channel.open' seen")
+}

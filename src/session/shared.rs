@@ -1,0 +1,291 @@
+//! What the channels of one connection share: the broker, the output, the consumers, and the batch at hand.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    batch::{PublishBatch, SettleBatch},
+    handshake::{Capabilities, Opened},
+    publish::PendingPublish,
+    routes::RouteCache,
+};
+use crate::{
+    amqp::{Encoder, ServerMethod},
+    broker::{
+        Broker, Now,
+        journal::{Fact, Lsn},
+        limit::ConnectionPermit,
+        outbox::{ConnectionId, ConsumerId, Outbox},
+        permission::Access,
+        queue::{ConsumerKey, QueueHandle, QueueId},
+        refusal::{Refusal, Resource},
+        user::User,
+        vhost::{Effects, VirtualHost},
+    },
+};
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) broker: Arc<Broker>,
+    pub(super) host: Arc<VirtualHost>,
+    pub(super) user: Arc<User>,
+    pub(super) capabilities: Capabilities,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) out: Encoder,
+    pub(super) now: Now,
+    pub(super) frame_max: u32,
+    pub(super) channel_max: u16,
+    pub(super) consumers: Consumers,
+    /// Publishes that are not in their queues yet.
+    pub(super) publishes: PublishBatch,
+    /// Settlements that the queues have not heard of yet.
+    pub(super) settlements: SettleBatch,
+    pub(super) routes: RouteCache,
+    /// What a batch has to tell the journal and other connections.
+    pub(super) effects: Effects,
+    /// The last fact that a confirm may wait for, since confirms were looked at.
+    pub(super) batch_lsn: Lsn,
+    /// The last fact of the method at hand, however often the batch was flushed during it.
+    pub(super) method_lsn: Lsn,
+    /// A reply that waits until its facts are durable. Nothing else is handled until it is sent.
+    pub(super) held: Option<HeldReply>,
+    /// Channels whose limit may leave room for deliveries again.
+    pub(super) resuming: BTreeSet<u16>,
+    /// Channels that have something to confirm.
+    pub(super) confirming: BTreeSet<u16>,
+    /// The connection's exclusive queues, which go with it.
+    pub(super) exclusive_queues: BTreeMap<QueueId, Arc<QueueHandle>>,
+    /// How many exclusive queues there may be before those already deleted are forgotten.
+    exclusive_queues_max: usize,
+    /// Whether the client has published: only such a connection waits for a log that is behind.
+    pub(super) has_published: bool,
+    /// Whether it has published during an alarm: only such a connection is blocked (RabbitMQ).
+    pub(super) is_blockable: bool,
+    /// Where messages are put together.
+    pub(super) scratch: Vec<u8>,
+    /// The buffers of the publish before this one.
+    pub(super) spare_publish: Option<Box<PendingPublish>>,
+    permissions: PermissionCache,
+    _permit: ConnectionPermit,
+}
+
+/// See [`Shared::held`].
+#[derive(Debug)]
+pub(super) struct HeldReply {
+    pub(super) lsn: Lsn,
+    pub(super) channel: u16,
+    pub(super) reply: ServerMethod,
+}
+
+/// A consumer of the connection.
+#[derive(Clone, Debug)]
+pub(super) struct ConsumerState {
+    pub(super) channel: u16,
+    pub(super) tag: Arc<str>,
+    /// Where it consumes from; `None` for the pseudo-queue of direct reply-to.
+    pub(super) queue: Option<Arc<QueueHandle>>,
+}
+
+/// The consumers of a connection. Places are given again; the generation tells who has one.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    places: Vec<(u32, Option<ConsumerState>)>,
+    free: Vec<u32>,
+}
+
+impl Consumers {
+    pub(super) fn insert(&mut self, consumer: ConsumerState) -> ConsumerId {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            u32::try_from(self.places.len() - 1).expect("invariant: fewer than 2^32 consumers")
+        });
+        let (generation, state) = &mut self.places[place as usize];
+        *state = Some(consumer);
+        ConsumerId { place, generation: *generation }
+    }
+
+    pub(super) fn get(&self, id: ConsumerId) -> Option<&ConsumerState> {
+        let (generation, consumer) = self.places.get(id.place as usize)?;
+        consumer.as_ref().filter(|_| *generation == id.generation)
+    }
+
+    pub(super) fn remove(&mut self, id: ConsumerId) -> Option<ConsumerState> {
+        let (generation, consumer) = self.places.get_mut(id.place as usize)?;
+        let consumer = consumer.take_if(|_| *generation == id.generation)?;
+        *generation = generation.wrapping_add(1);
+        self.free.push(id.place);
+        Some(consumer)
+    }
+}
+
+/// Decisions of the permissions, kept while they do not change.
+#[derive(Debug, Default)]
+struct PermissionCache {
+    generation: u64,
+    allowed: HashSet<(String, u8)>,
+}
+
+/// Decisions that a connection keeps; beyond it starts anew.
+const PERMISSIONS_KEPT: usize = 1024;
+/// Exclusive queues among which those already deleted are never looked for.
+const EXCLUSIVE_QUEUES_MIN: usize = 64;
+
+impl Shared {
+    pub(super) fn new(
+        opened: Opened,
+        broker: Arc<Broker>,
+        outbox: Arc<Outbox>,
+        out: Encoder,
+        now: Now,
+    ) -> Self {
+        Self {
+            broker,
+            host: opened.virtual_host,
+            user: opened.user,
+            capabilities: opened.capabilities,
+            outbox,
+            out,
+            now,
+            frame_max: opened.frame_max,
+            channel_max: opened.channel_max,
+            consumers: Consumers::default(),
+            publishes: PublishBatch::default(),
+            settlements: SettleBatch::default(),
+            routes: RouteCache::default(),
+            effects: Effects::default(),
+            batch_lsn: Lsn(0),
+            method_lsn: Lsn(0),
+            held: None,
+            resuming: BTreeSet::new(),
+            confirming: BTreeSet::new(),
+            exclusive_queues: BTreeMap::new(),
+            exclusive_queues_max: EXCLUSIVE_QUEUES_MIN,
+            has_published: false,
+            is_blockable: false,
+            scratch: Vec::new(),
+            spare_publish: None,
+            permissions: PermissionCache::default(),
+            _permit: opened.permit,
+        }
+    }
+
+    pub(super) fn connection(&self) -> ConnectionId {
+        self.outbox.connection
+    }
+
+    pub(super) fn consumer_key(&self, id: ConsumerId) -> ConsumerKey {
+        ConsumerKey { connection: self.connection(), id }
+    }
+
+    /// Puts the batch's publishes into their queues and its settlements into effect. Their facts gather for
+    /// [`Shared::flush`], so that those of a commit stay together.
+    pub(super) fn apply(&mut self) {
+        self.publishes.flush(&mut self.effects);
+        self.settlements.flush(&mut self.effects);
+    }
+
+    /// Ends a batch: applies what is left of it and appends its facts to the journal.
+    pub(super) fn flush(&mut self) {
+        self.apply();
+        let effects = &mut self.effects;
+        self.method_lsn = self.method_lsn.max(std::mem::take(&mut effects.recorded));
+        let facts = effects.facts.len();
+        if facts == 0 {
+            return;
+        }
+        // Settlements are logged, and no confirm waits for them.
+        let settlements = effects.facts.iter().rev().take_while(|fact| fact.is_settlement()).count();
+        let last = self.broker.journal.append(&mut effects.facts);
+        self.method_lsn = last;
+        if settlements < facts {
+            self.batch_lsn = Lsn(last.0 - settlements as u64);
+        }
+    }
+
+    /// Another method begins: the batch before it takes effect, and is not what its reply waits for.
+    pub(super) fn begin_method(&mut self) {
+        self.flush();
+        self.method_lsn = Lsn(0);
+    }
+
+    /// Sends a reply, once the facts of the change that it answers are durable.
+    pub(super) fn reply_when_durable(&mut self, channel: u16, reply: ServerMethod) {
+        self.flush();
+        if self.method_lsn <= self.broker.journal.durable() {
+            self.out.method(channel, &reply);
+        } else {
+            self.held = Some(HeldReply { lsn: self.method_lsn, channel, reply });
+        }
+    }
+
+    /// The same for a reply that also comes after what the change delivers to this connection.
+    pub(super) fn reply_after_deliveries(&mut self, channel: u16, reply: ServerMethod) {
+        self.flush();
+        self.held = Some(HeldReply { lsn: self.method_lsn, channel, reply });
+    }
+
+    /// Refuses what the user may not do with a queue or an exchange (RabbitMQ: `rabbit_access_control`).
+    ///
+    /// # Errors
+    /// 403 `access to ~s refused for user '~s'`.
+    pub(super) fn check_permission(&mut self, resource: Resource<'_>, access: Access) -> Result<(), Refusal> {
+        let Self { broker, user, permissions: cache, .. } = self;
+        let generation = broker.permissions.generation();
+        if cache.generation != generation || cache.allowed.len() > PERMISSIONS_KEPT {
+            *cache = PermissionCache { generation, allowed: HashSet::new() };
+        }
+        let key = (resource.name.to_owned(), access as u8);
+        if cache.allowed.contains(&key) {
+            return Ok(());
+        }
+        if broker.permissions.check(&user.name, resource.virtual_host, resource.name, access) {
+            cache.allowed.insert(key);
+            return Ok(());
+        }
+        let name = if resource.name.is_empty() { "amq.default" } else { resource.name };
+        let resource = Resource { name, ..resource };
+        Err(Refusal::access_refused(format!("access to {resource} refused for user '{}'", user.name)))
+    }
+
+    /// Refuses a routing key that the user may not use with a topic exchange.
+    ///
+    /// # Errors
+    /// 403 `access to topic '~s' in exchange ...`.
+    pub(super) fn check_topic_permission(
+        &self,
+        exchange: Resource<'_>,
+        routing_key: &str,
+        access: Access,
+    ) -> Result<(), Refusal> {
+        let (user, host) = (&self.user.name, &self.host.name);
+        if self.broker.permissions.check_topic(user, host, exchange.name, routing_key, access) {
+            return Ok(());
+        }
+        Err(Refusal::access_refused(format!(
+            "access to topic '{routing_key}' in {exchange} refused for user '{user}'"
+        )))
+    }
+
+    /// Remembers an exclusive queue of this connection.
+    pub(super) fn own(&mut self, queue: &Arc<QueueHandle>) {
+        if self.exclusive_queues.len() >= self.exclusive_queues_max {
+            self.exclusive_queues.retain(|_, queue| !queue.lock().is_deleted());
+            self.exclusive_queues_max = EXCLUSIVE_QUEUES_MIN.max(2 * self.exclusive_queues.len());
+        }
+        self.exclusive_queues.insert(queue.id, Arc::clone(queue));
+    }
+
+    /// A persistent message left the queue without an acknowledgement: a fact, if the queue is durable.
+    pub(super) fn note_settled(&mut self, queue: &QueueHandle, sequence: u64) {
+        if !queue.properties.durable {
+            return;
+        }
+        match self.effects.facts.last_mut() {
+            Some(Fact::Settle { queue: last, sequences }) if *last == queue.id => sequences.push(sequence),
+            _ => self.effects.facts.push(Fact::Settle { queue: queue.id, sequences: vec![sequence] }),
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! A seeded simulation: clients that do anything, a log that takes its time, octets that come in pieces, one broker;
+//! and a plain model of what must be true.
+//!
+//! `SIM_SEED=n` does the run of that seed again; `SIM_TRACE=1` tells what happens in it, `SIM_STEPS` bounds a run, and
+//! `SIM_SECONDS` how long runs are made.
+
+mod log;
+mod model;
+mod operation;
+#[path = "../wire/mod.rs"]
+mod wire;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leveret::{
+    broker::{
+        Broker, Identity, Now,
+        limit::Limits,
+        permission::{Permission, Permissions},
+        user::{HashingAlgorithm, PasswordHash, User, Users},
+    },
+    session::{Peer, Session},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use self::{
+    log::Log,
+    model::{Connection, Model, State, id_of},
+    operation::{Operation, Settle},
+    wire::{Event, Incoming},
+};
+
+const CLIENTS: usize = 6;
+const CHANNELS: u16 = 3;
+const QUEUES: [(&str, bool); 5] = [
+    ("durable-1", true),
+    ("durable-2", true),
+    ("durable-3", true),
+    ("transient-1", false),
+    ("transient-2", false),
+];
+/// Steps after which everything is brought to rest and checked.
+const STEPS_TO_REST: u64 = 150;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn a_broker_keeps_its_promises() {
+    let steps = setting("SIM_STEPS").unwrap_or(3000);
+    let end = Instant::now() + Duration::from_secs(setting("SIM_SECONDS").unwrap_or(3));
+    let only = setting("SIM_SEED");
+    let first = only.unwrap_or_else(|| rand::rng().random_range(0..1 << 32));
+    let mut seen = BTreeMap::<&str, u64>::new();
+    for seed in first.. {
+        let run = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run(steps)));
+        let Ok(seen_once) = run else {
+            panic!("it went wrong: SIM_SEED={seed} SIM_STEPS={steps} does it again");
+        };
+        seen_once.into_iter().for_each(|(name, count)| *seen.entry(name).or_default() += count);
+        if only.is_some() || Instant::now() >= end {
+            break;
+        }
+    }
+    eprintln!("{seen:?}");
+    let missing: Vec<_> = EXPECTED.iter().filter(|name| !seen.contains_key(**name)).collect();
+    assert!(only.is_some() || steps < 1000 || missing.is_empty(), "never done: {missing:?} of {seen:?}");
+}
+
+struct Simulation {
+    random: StdRng,
+    broker: Arc<Broker>,
+    clients: Vec<Client>,
+    model: Model,
+    log: Log,
+    now_ms: u64,
+    next_id: u64,
+}
+
+/// A client and its session.
+struct Client {
+    session: Session,
+    incoming: Incoming,
+    /// On its way to the broker: operations with their octets.
+    sent: VecDeque<(u16, Operation, Vec<u8>)>,
+    /// Octets of the first of `sent` that have arrived.
+    arrived: usize,
+    /// Tags by channel that a settlement is under way for.
+    settling: BTreeSet<(u16, u64)>,
+    /// Whether it waits until everything has been done before it does more.
+    pauses: bool,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let broker = broker();
+        let mut simulation = Self {
+            random: StdRng::seed_from_u64(seed),
+            clients: (0..CLIENTS).map(|_| Client::connect(&broker)).collect(),
+            broker,
+            model: Model::default(),
+            log: Log::default(),
+            now_ms: 0,
+            next_id: 1,
+        };
+        simulation.model.is_tracing = setting("SIM_TRACE").is_some();
+        simulation.model.connections = (0..CLIENTS).map(|_| Connection::default()).collect();
+        simulation
+    }
+
+    fn run(mut self, steps: u64) -> BTreeMap<&'static str, u64> {
+        for step in 1..=steps {
+            self.step();
+            if step % STEPS_TO_REST == 0 {
+                self.rest();
+            }
+        }
+        self.rest();
+        for client in 0..CLIENTS {
+            self.disconnect(client);
+        }
+        self.rest();
+        self.check_journal();
+        self.check_content();
+        self.model.seen
+    }
+
+    fn step(&mut self) {
+        self.now_ms += 1;
+        let client = self.random.random_range(0..CLIENTS);
+        match self.random.random_range(0..100) {
+            0..45 => self.operate(client),
+            45..75 => self.arrive(client),
+            75..88 => self.wake(client),
+            88..92 => self.log.take(&self.broker.journal),
+            92..99 => drop(self.log.sync(&self.broker.journal, &mut self.model.durable)),
+            _ if self.random.random_bool(0.3) => {
+                self.disconnect(client);
+                self.clients[client] = Client::connect(&self.broker);
+                self.model.connections[client] = Connection::default();
+            }
+            _ => {}
+        }
+    }
+
+    /// The client sends something, which need not arrive at once.
+    fn operate(&mut self, client: usize) {
+        if self.clients[client].session.is_closed() {
+            self.clients[client] = Client::connect(&self.broker);
+            self.model.connections[client] = Connection::default();
+        }
+        if self.clients[client].pauses && !self.is_idle(client) {
+            return;
+        }
+        self.clients[client].pauses = false;
+        let channel = self.random.random_range(1..=CHANNELS);
+        for operation in self.choose(client, channel) {
+            let is_purge = matches!(operation, Operation::Purge { .. });
+            self.send(client, channel, operation);
+            if is_purge {
+                self.arrive_up_to(client, usize::MAX);
+            }
+        }
+    }
+
+    fn is_idle(&self, client: usize) -> bool {
+        let connection = &self.model.connections[client];
+        self.clients[client].sent.is_empty() && connection.read.is_empty() && connection.waiting.is_none()
+    }
+
+    fn send(&mut self, client: usize, channel: u16, operation: Operation) {
+        use Operation as O;
+        let padding = if self.random.random_bool(0.1) { 500 } else { self.random.random_range(0..20) };
+        let octets = operation.encode(channel, padding);
+        let client = &mut self.clients[client];
+        client.pauses |= matches!(
+            operation,
+            O::Rollback | O::Recover | O::CloseChannel | O::CloseConnection | O::OpenChannel | O::CloseOk
+        );
+        client.sent.push_back((channel, operation, octets));
+    }
+
+    /// What a client does next: anything that is not an error, but for queues that may be missing.
+    fn choose(&mut self, client: usize, number: u16) -> Vec<Operation> {
+        use Operation as O;
+        let Some(channel) = self.model.connections[client].channels.get(&number) else {
+            let random = &mut self.random;
+            let mode = [O::Confirm, O::Confirm, O::Select, O::Qos { prefetch: 5 }].choose(random).cloned();
+            let limit = random.random_bool(0.3).then_some(O::Limit { limit: 4 });
+            self.clients[client].settling.retain(|(channel, _)| *channel != number);
+            return if self.is_idle(client) {
+                [Some(O::OpenChannel), mode, limit].into_iter().flatten().collect()
+            } else {
+                vec![]
+            };
+        };
+        if channel.is_closing {
+            return if self.is_idle(client) { vec![O::CloseOk] } else { vec![] };
+        }
+        let (name, durable) = *QUEUES.choose(&mut self.random).expect("some");
+        let queue = name.to_owned();
+        if !self.model.live.contains_key(name) && self.random.random_bool(0.8) {
+            return vec![O::Declare { queue, durable }];
+        }
+        let consumers = self.model.consumers.iter().filter(|(_, consumer)| consumer.is_of(client, number));
+        let tags: Vec<String> = consumers.map(|(tag, _)| tag.clone()).collect();
+        self.next_id += 1;
+        let random = &mut self.random;
+        let id = self.next_id;
+        let one = match random.random_range(0..100) {
+            0..34 => {
+                let queue = random.random_bool(0.75).then_some(queue);
+                let (persistent, mandatory) = (random.random_bool(0.6), random.random_bool(0.3));
+                O::Publish { queue, id, persistent, mandatory }
+            }
+            34..64 => return self.choose_settlement(client, number),
+            64..72 => O::Get { queue, no_ack: random.random_bool(0.5) },
+            72..79 if tags.len() < 3 => {
+                O::Consume { queue, tag: format!("consumer-{id}"), no_ack: random.random_bool(0.4) }
+            }
+            79..82 => O::Declare { queue, durable },
+            82..85 => O::Passive { queue },
+            85..87 => O::Bind { queue },
+            87 => O::Unbind { queue },
+            88 => O::Purge { queue },
+            89 if random.random_bool(0.5) => {
+                // What comes after delete-ok may come before or after what the client sends behind the delete.
+                self.clients[client].pauses = true;
+                O::Delete { queue }
+            }
+            90..92 if channel.limit == 0 => O::Qos { prefetch: random.random_range(0..6) },
+            92..94 => match tags.choose(random) {
+                Some(tag) => {
+                    self.clients[client].pauses = true;
+                    O::Cancel { tag: tag.clone() }
+                }
+                None => return Vec::new(),
+            },
+            94..97 if channel.is_transactional => O::Commit,
+            97 if channel.is_transactional => O::Rollback,
+            98 => O::Recover,
+            99 if random.random_bool(0.3) => O::CloseChannel,
+            99 if random.random_bool(0.1) => O::CloseConnection,
+            _ => return Vec::new(),
+        };
+        if matches!(one, O::Recover | O::Rollback | O::Cancel { .. }) && !self.is_idle(client) {
+            return Vec::new();
+        }
+        vec![one]
+    }
+
+    fn choose_settlement(&mut self, client: usize, number: u16) -> Vec<Operation> {
+        let random = &mut self.random;
+        let channel = &self.model.connections[client].channels[&number];
+        let settling = &mut self.clients[client].settling;
+        let open: Vec<u64> =
+            channel.unacked.keys().copied().filter(|tag| !settling.contains(&(number, *tag))).collect();
+        let Some(tag) = open.choose(random).copied() else { return Vec::new() };
+        let multiple = random.random_bool(0.3);
+        settling.extend(
+            open.iter()
+                .filter(|other| **other == tag || (multiple && **other < tag))
+                .map(|tag| (number, *tag)),
+        );
+        let is_ack = random.random_bool(0.7);
+        let requeue = !is_ack && random.random_bool(0.7);
+        vec![Operation::Settle(Settle { tag, multiple, requeue, is_ack })]
+    }
+
+    /// Some of what the client sent arrives, if the broker reads.
+    fn arrive(&mut self, number: usize) {
+        let most = if self.random.random_bool(0.5) { 40 } else { 4000 };
+        let most = self.random.random_range(1..most);
+        self.arrive_up_to(number, most);
+    }
+
+    fn arrive_up_to(&mut self, number: usize, most: usize) {
+        let client = &mut self.clients[number];
+        if !client.session.wants_input() {
+            return;
+        }
+        let mut whole = Vec::new();
+        let mut left = most;
+        while let Some((_, _, octets)) = client.sent.front() {
+            let piece = &octets[client.arrived..];
+            let piece = &piece[..piece.len().min(left)];
+            client.session.input().extend_from_slice(piece);
+            (left, client.arrived) = (left - piece.len(), client.arrived + piece.len());
+            if client.arrived < octets.len() {
+                break;
+            }
+            client.arrived = 0;
+            whole.extend(client.sent.pop_front().map(|(channel, operation, _)| (channel, operation)));
+        }
+        client.session.handle_input(Now { monotonic_ms: self.now_ms });
+        for (channel, operation) in whole {
+            self.model.read(number, channel, operation);
+        }
+        self.events(number);
+    }
+
+    fn wake(&mut self, number: usize) {
+        self.clients[number].session.handle_wake(Now { monotonic_ms: self.now_ms });
+        self.events(number);
+    }
+
+    /// Shows the model what the session has written; whether that was anything.
+    fn events(&mut self, number: usize) -> bool {
+        let client = &mut self.clients[number];
+        let octets = take_output(&mut client.session);
+        let events = client.incoming.read(&octets);
+        assert_eq!(client.incoming.rest(), 0, "half a frame");
+        for event in events {
+            self.model.event(number, event);
+        }
+        // A rollback or a new channel makes tags free again.
+        if self.is_idle(number) {
+            self.clients[number].settling.clear();
+        }
+        !octets.is_empty()
+    }
+
+    fn disconnect(&mut self, number: usize) {
+        if self.model.is_tracing {
+            eprintln!("{number} disconnects");
+        }
+        self.events(number);
+        self.clients[number].session.handle_disconnect();
+        // Nobody reads any more; what the log had not yet confirmed stays open.
+        take_output(&mut self.clients[number].session);
+        self.clients[number].sent.clear();
+        self.model.end_connection(number);
+    }
+
+    /// Lets everything happen that is under way, and looks at the queues.
+    fn rest(&mut self) {
+        for round in 0.. {
+            assert!(round < 1000, "it does not come to rest");
+            self.log.take(&self.broker.journal);
+            let mut moved = self.log.sync(&self.broker.journal, &mut self.model.durable);
+            for client in 0..CLIENTS {
+                let before = self.clients[client].sent.len();
+                self.arrive_up_to(client, usize::MAX);
+                self.clients[client].session.handle_wake(Now { monotonic_ms: self.now_ms });
+                moved |= self.events(client) || before != self.clients[client].sent.len();
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.model.check_quiet();
+        self.check_queues();
+    }
+
+    /// The queues hold what the model holds.
+    fn check_queues(&mut self) {
+        let host = self.broker.virtual_host("/").expect("the virtual host");
+        assert_eq!(host.queues().len(), self.model.live.len());
+        for handle in host.queues() {
+            let number = self.model.live[&*handle.name];
+            let consumers = self.model.consumers.values().filter(|consumer| consumer.queue == number).count();
+            let queue = &mut self.model.queues[number];
+            let locked = handle.lock();
+            queue.check_ready(locked.ready_count() as usize);
+            assert_eq!(locked.unacked_count(), queue.count(State::Unacked), "unacked of {}", handle.name);
+            assert_eq!(locked.consumer_count() as usize, consumers, "consumers of {}", handle.name);
+        }
+    }
+
+    /// What a replay of the journal gives is what durable queues hold.
+    fn check_journal(&self) {
+        let mut declared: Vec<_> = self.log.declared.iter().collect();
+        declared.sort_by_key(|(id, _)| **id);
+        let durable = self.model.queues.iter().filter(|queue| queue.durable);
+        assert!(
+            declared
+                .iter()
+                .map(|(_, name)| name.as_str())
+                .eq(durable.clone().map(|queue| queue.name.as_str()))
+        );
+        for ((id, name), queue) in declared.into_iter().zip(durable) {
+            let replayed: Vec<_> = self.log.content(*id).collect();
+            let held = queue.available().filter(|(_, message)| message.persistent && queue.is_live);
+            let held = held.map(|(position, message)| (position, message.id));
+            let held: Vec<_> =
+                held.filter(|(position, _)| !self.log.purged.contains(&(*id, *position))).collect();
+            assert_eq!(replayed, held, "the journal of {name}");
+        }
+    }
+
+    /// Another client gets every message that is left.
+    fn check_content(&mut self) {
+        let mut client = Client::connect(&self.broker);
+        client.session.input().extend(wire::channel_open().on(1));
+        for (name, queue) in self.model.live.clone() {
+            let all = &self.model.queues[queue].messages;
+            client.session.input().extend(wire::get(&name, true).on(1).repeat(all.len() + 1));
+            client.session.handle_input(Now::default());
+            let octets = take_output(&mut client.session);
+            let got = client.incoming.read(&octets).into_iter().filter_map(|event| match event {
+                Event::GetOk { body, .. } => Some(id_of(&body)),
+                _ => None,
+            });
+            // What a purge may have taken may be missing.
+            let got: BTreeSet<u64> = got.collect();
+            let left = all.values().filter(|message| match message.state {
+                State::MaybePurged => got.contains(&message.id),
+                state => state == State::Available,
+            });
+            let left: BTreeSet<u64> = left.map(|message| message.id).collect();
+            assert_eq!(got, left, "what is left in {name}");
+        }
+    }
+}
+
+/// What must have been seen at the end.
+const EXPECTED: [&str; 18] = [
+    "publish",
+    "deliver",
+    "redelivered",
+    "confirm",
+    "settle",
+    "settle multiple",
+    "get",
+    "commit",
+    "recover",
+    "purge",
+    "delete",
+    "cancel",
+    "bind",
+    "passive",
+    "qos",
+    "global qos",
+    "channel refused",
+    "close channel",
+];
+
+impl Client {
+    fn connect(broker: &Arc<Broker>) -> Self {
+        let peer = Peer { address: "127.0.0.1:1".parse().expect("an address") };
+        let mut session = Session::new(Arc::clone(broker), peer, Now::default());
+        let handshake = [
+            wire::start_ok("guest", "guest", &["consumer_cancel_notify"]),
+            wire::tune_ok(100, 4096, 0),
+            wire::open("/"),
+        ];
+        session.input().extend_from_slice(wire::HEADER);
+        handshake.iter().for_each(|method| session.input().extend_from_slice(&method.on(0)));
+        session.handle_input(Now::default());
+        take_output(&mut session);
+        let (incoming, sent, settling) = (Incoming::default(), VecDeque::new(), BTreeSet::new());
+        Self { session, incoming, sent, arrived: 0, settling, pauses: false }
+    }
+}
+
+fn take_output(session: &mut Session) -> Vec<u8> {
+    let mut octets = Vec::new();
+    while !session.output().is_empty() {
+        let mut slices = Vec::new();
+        session.output().io_slices(&mut slices);
+        let start = octets.len();
+        slices.iter().for_each(|slice| octets.extend_from_slice(slice));
+        let taken = octets.len() - start;
+        session.output().advance(taken);
+    }
+    octets
+}
+
+/// A broker whose outboxes are small, so that they fill up.
+fn broker() -> Arc<Broker> {
+    let (users, permissions) = (Users::new([9; 4]), Permissions::new());
+    users.put(User {
+        name: "guest".into(),
+        password: PasswordHash::new(HashingAlgorithm::Sha256, [1; 4], b"guest"),
+        tags: Vec::new(),
+        loopback_only: true,
+        connections_max: None,
+        channels_max: None,
+    });
+    permissions.grant("guest", "/", Permission::new(".*", ".*", ".*").expect("patterns"));
+    let limits = Limits {
+        frame_max: 131_072,
+        channel_max: 2047,
+        heartbeat_secs: 0,
+        handshake_timeout_ms: 10_000,
+        message_bytes_max: 1 << 20,
+        connections_max: None,
+        channels_max: None,
+        consumers_per_channel_max: None,
+        queues_max: None,
+        unsent_bytes_per_connection: 1500,
+    };
+    let identity =
+        Identity { product: "RabbitMQ".into(), version: "3.13.7".into(), cluster_name: "leveret@sim".into() };
+    let broker = Broker::new(users, permissions, limits, identity);
+    broker.add_virtual_host("/", None, None);
+    Arc::new(broker)
+}

@@ -1,0 +1,286 @@
+//! `broker.toml` as types.
+//!
+//! Every key has its default in one place, the `Default` of its section; `broker.toml` beside the sources shows them
+//! all. What is set in several places is taken from the first of: flag, environment, file, default.
+//!
+//! The environment sets any key of a section as `LEVERET_<SECTION>_<KEY>`, and what a flag sets as `LEVERET_<FLAG>`
+//! too. RabbitMQ's `RABBITMQ_DEFAULT_USER`, `_PASS` and `_VHOST`, and each with `_FILE`, describe the first user.
+
+mod check;
+mod layers;
+mod place;
+mod users;
+mod value;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub use layers::{Environment, Flags, unknown_variables};
+pub use users::{Permission, TopicPermission, User, Vhost};
+pub use value::{Level, LogFormat, Port, Secret, Watermark};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "sections")]
+pub struct Config {
+    /// `[listeners]`: where clients connect.
+    pub listeners: Listeners,
+    /// `[storage]`: where data is kept.
+    pub storage: Storage,
+    /// `[log]`: what is logged, and how.
+    pub log: Log,
+    /// `[compatibility]`: what clients are told they talk to.
+    pub compatibility: Compatibility,
+    /// `[limits]`: the bounds of everything that a client could otherwise make grow.
+    pub limits: Limits,
+    /// `[[vhosts]]`: the virtual hosts that exist at the start.
+    pub vhosts: Vec<Vhost>,
+    /// `[[users]]`: the users that exist at the start, and what they may do.
+    pub users: Vec<User>,
+}
+
+/// `[listeners]`: where clients connect.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Listeners {
+    /// The addresses to listen on, 1 to 64. `::` serves IPv4 as well, and falls back to `0.0.0.0` without IPv6.
+    #[serde(deserialize_with = "value::addresses")]
+    pub bind: Vec<IpAddr>,
+    /// AMQP 0-9-1.
+    pub amqp_port: Port,
+    /// The HTTP API. Accepted and kept, but this version serves none.
+    pub management_port: Port,
+    /// Metrics. Accepted and kept, but this version serves none.
+    pub prometheus_port: Port,
+}
+
+/// `[storage]`: where data is kept.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Storage {
+    /// The data directory, made if missing; a relative path starts at the working directory. This version keeps
+    /// messages in memory and only a LOCK file there.
+    pub data_dir: PathBuf,
+}
+
+/// `[log]`: what is logged, and how. The log goes to standard error.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Log {
+    /// The least severe level that is logged.
+    pub level: Level,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// `[compatibility]`: what clients are told they talk to. Clients branch on these: kombu, for one, picks its
+/// prefetch semantics by product and version.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Compatibility {
+    /// `product` of the server properties.
+    pub product: String,
+    /// `version` of the server properties.
+    pub version: String,
+    /// `cluster_name` of the server properties. [`Config::load`] replaces `{hostname}` by the name of this machine.
+    pub cluster_name: String,
+}
+
+/// `[limits]`: the bounds of everything that a client could otherwise make grow. Where `None` is possible it is
+/// written as 0 in the file, and means no limit.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Limits {
+    /// The largest frame offered to clients, in bytes with its 8 bytes of framing: 4096 to 16 MiB.
+    pub frame_max: u32,
+    /// How many channels of one connection may be open at a time; 0 offers 65535.
+    pub channel_max: u16,
+    /// The heartbeat interval offered to clients, in seconds; 0 asks for none.
+    pub heartbeat_secs: u16,
+    /// How long a client may take from its first byte to `connection.open`, in seconds: 1 to 3600.
+    pub handshake_timeout_secs: u16,
+    /// The largest message body, in bytes: 1 to 512 MiB.
+    pub max_message_bytes: u64,
+    /// How many connections the node takes.
+    #[serde(deserialize_with = "value::limit")]
+    pub connections_max: Option<u32>,
+    /// How many channels may be open on the node, over all connections.
+    #[serde(deserialize_with = "value::limit")]
+    pub channels_max: Option<u32>,
+    /// How many consumers one channel may have.
+    #[serde(deserialize_with = "value::limit")]
+    pub consumers_per_channel_max: Option<u32>,
+    /// How many queues the node holds, over all virtual hosts.
+    #[serde(deserialize_with = "value::limit")]
+    pub queues_max: Option<u32>,
+    /// The high-water mark of what waits to be written to one connection, in bytes: 4096 to 1 GiB. Deliveries to a
+    /// connection pause above it.
+    pub unsent_bytes_per_connection: u32,
+    /// How much memory may be in use before publishers are blocked.
+    pub memory_high_watermark: Watermark,
+    /// How many connections the system may hold ready for the broker to accept: 1 to 65535.
+    pub tcp_backlog: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listeners: Listeners::default(),
+            storage: Storage::default(),
+            log: Log::default(),
+            compatibility: Compatibility::default(),
+            limits: Limits::default(),
+            vhosts: vec![Vhost::named("/")],
+            users: vec![User::guest(["/"])],
+        }
+    }
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self {
+            bind: vec![Ipv6Addr::UNSPECIFIED.into()],
+            amqp_port: Port::Number(5672),
+            management_port: Port::Number(15672),
+            prometheus_port: Port::Number(15692),
+        }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { data_dir: "data".into() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, format: LogFormat::Text }
+    }
+}
+
+impl Default for Compatibility {
+    fn default() -> Self {
+        Self {
+            product: "RabbitMQ".into(),
+            version: "3.13.7".into(),
+            cluster_name: "leveret@{hostname}".into(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_max: 131_072,
+            channel_max: 2047,
+            heartbeat_secs: 60,
+            handshake_timeout_secs: 10,
+            max_message_bytes: 128 * 1024 * 1024,
+            connections_max: Some(100_000),
+            channels_max: None,
+            consumers_per_channel_max: Some(65_535),
+            queues_max: None,
+            unsent_bytes_per_connection: 524_288,
+            memory_high_watermark: Watermark::Fraction(0.6),
+            tcp_backlog: 1024,
+        }
+    }
+}
+
+impl Config {
+    /// The file that is read when none is named, if it is there.
+    pub const FILE: &str = "broker.toml";
+
+    /// The configuration from flags, environment, file and defaults, checked as a whole.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the place to mend it.
+    pub fn load(flags: &Flags, environment: &Environment, file: Option<&Path>) -> Result<Self, ConfigError> {
+        layers::load(flags, environment, file)
+    }
+
+    /// The file to read: the one that was named, or else `./broker.toml` if there is one.
+    pub fn find_file(named: Option<PathBuf>) -> Option<PathBuf> {
+        named.or_else(|| Path::new(Self::FILE).exists().then(|| Self::FILE.into()))
+    }
+}
+
+/// Why there is no valid configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said, or that the file is not UTF-8.
+        reason: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{place}: {key}{}{problem}", if key.is_empty() { "" } else { ": " })]
+    Invalid {
+        /// Where to mend it: `broker.toml:12`, `--amqp-port` or the name of a variable.
+        place: String,
+        /// The key, such as `limits.frame_max`; empty when the file is not TOML.
+        key: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../broker.toml");
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        let shipped: Config = toml::from_str(SHIPPED).unwrap();
+        assert_eq!(shipped, Config::default());
+    }
+
+    /// The keys come from what serde expects in place of one that does not exist.
+    #[test]
+    fn the_shipped_file_shows_every_key() {
+        let places = [
+            ("[listeners]", "[listeners]"),
+            ("[storage]", "[storage]"),
+            ("[log]", "[log]"),
+            ("[compatibility]", "[compatibility]"),
+            ("[limits]", "[limits]"),
+            ("[[vhosts]]", "[[vhosts]]"),
+            ("[[users]]", "[[users]]"),
+            ("[[users]]\n[[users.permissions]]", "[[users]]"),
+            ("[[users]]\n[[users.topic_permissions]]", "[[users]]"),
+        ];
+        for section in expected_keys("") {
+            assert!(places.iter().any(|(_, header)| header.trim_matches(['[', ']']) == section), "{section}");
+        }
+        for (path, header) in places {
+            let (_, text) = SHIPPED.split_once(&format!("\n{header}\n")).expect(header);
+            let text = text.split("\n[").next().unwrap();
+            for key in expected_keys(path) {
+                let shown = text.contains(&format!("\n{key} = ")) || text.contains(&format!(" {key} = "));
+                assert!(shown || text.starts_with(&format!("{key} = ")), "{path} {key}");
+            }
+        }
+    }
+
+    fn expected_keys(header: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(&format!("{header}\nno_such_key = 1")).unwrap_err();
+        let (_, keys) = error.message().split_once("unknown field `no_such_key`, expected ").expect(header);
+        keys.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn passwords_are_hidden_when_shown_for_debugging() {
+        let text = "[[users]]\nname = 'ann'\npassword = 'hunter2'";
+        let config: Config = toml::from_str(text).unwrap();
+        let shown = format!("{config:?}");
+        assert!(shown.contains("ann") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,243 @@
+//! The values of keys that TOML has no type for.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+use toml::Value;
+
+/// The port of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// No listener: -1 or `off`.
+    Off,
+    /// That port, or, if 0, one that the system picks.
+    Number(u16),
+}
+
+/// Something that must not be shown: its `Debug` hides it and its parse errors don't quote it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// How much memory may be in use before publishers are blocked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Watermark {
+    /// A part of the memory that the process may use, above 0 and at most 1: a number with a decimal point.
+    Fraction(f64),
+    /// That many bytes: a whole number.
+    Bytes(u64),
+}
+
+/// The severity of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing is logged.
+    #[serde(alias = "none")]
+    Off,
+    /// The broker can't do what it should.
+    Error,
+    /// Someone should look.
+    #[serde(alias = "warning")]
+    Warn,
+    /// Connections, starts and stops.
+    Info,
+    /// Everything.
+    Debug,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+}
+
+impl Port {
+    /// The number to bind, 0 for one that the system picks; `None` if there is to be no listener.
+    pub fn number(self) -> Option<u16> {
+        match self {
+            Self::Off => None,
+            Self::Number(number) => Some(number),
+        }
+    }
+}
+
+impl Secret {
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+impl Watermark {
+    /// The watermark in bytes, on a machine or in a container with `total` bytes of memory.
+    pub fn in_bytes(self, total: u64) -> u64 {
+        match self {
+            Self::Fraction(fraction) => (total as f64 * fraction) as u64,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Level {
+    /// The level as [`tracing`] names it.
+    pub fn filter(self) -> tracing::level_filters::LevelFilter {
+        use tracing::level_filters::LevelFilter;
+        match self {
+            Self::Off => LevelFilter::OFF,
+            Self::Error => LevelFilter::ERROR,
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let port = match &value {
+            Value::Integer(-1) => Some(Self::Off),
+            Value::String(text) if text == "off" => Some(Self::Off),
+            Value::Integer(number) => u16::try_from(*number).ok().map(Self::Number),
+            _ => None,
+        };
+        port.ok_or_else(|| unexpected(&value, "a port: 0 to 65535, or -1 or \"off\" for none"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self(text)),
+            // Not quoted: a password of digits that lacks its quotes is a password still.
+            _ => Err(Error::custom("expected a string in quotes")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Watermark {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        match value {
+            Value::Float(fraction) if fraction > 0.0 && fraction <= 1.0 => Ok(Self::Fraction(fraction)),
+            Value::Integer(bytes @ 1..) => Ok(Self::Bytes(bytes.unsigned_abs())),
+            _ => {
+                Err(unexpected(&value, "a part of the memory such as 0.6, at most 1.0, or a number of bytes"))
+            }
+        }
+    }
+}
+
+/// An address, or a list of 1 to 64.
+pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let addresses: Option<Vec<IpAddr>> = match &value {
+        Value::Array(list) if (1..=64).contains(&list.len()) => list.iter().map(address).collect(),
+        one => address(one).map(|address| vec![address]),
+    };
+    addresses.ok_or_else(|| {
+        unexpected(&value, "an IP address such as \"::\" or \"127.0.0.1\", or a list of 1 to 64")
+    })
+}
+
+/// A limit, written as 0 when there is none.
+pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    match value.as_integer().and_then(|number| u32::try_from(number).ok()) {
+        Some(0) => Ok(None),
+        Some(limit) => Ok(Some(limit)),
+        None => Err(unexpected(&value, "a whole number up to 4294967295, 0 for no limit")),
+    }
+}
+
+fn address(value: &Value) -> Option<IpAddr> {
+    IpAddr::from_str(value.as_str()?).ok()
+}
+
+fn unexpected<E: Error>(value: &Value, expected: &str) -> E {
+    E::custom(format_args!("{value} is not {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    fn config(text: &str) -> Result<Config, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
+    }
+
+    fn port(value: &str) -> Result<Port, String> {
+        Ok(config(&format!("[listeners]\namqp_port = {value}"))?.listeners.amqp_port)
+    }
+
+    #[test]
+    fn a_port_is_a_number_or_off() {
+        assert_eq!(port("0"), Ok(Port::Number(0)));
+        assert_eq!(port("65535"), Ok(Port::Number(65535)));
+        assert_eq!(port("-1"), Ok(Port::Off));
+        assert_eq!(port("'off'"), Ok(Port::Off));
+        for wrong in ["65536", "-2", "'on'", "1.5", "true"] {
+            assert!(port(wrong).unwrap_err().contains("is not a port"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bind_is_an_address_or_a_list_of_them() {
+        let bind =
+            |value: &str| config(&format!("[listeners]\nbind = {value}")).map(|config| config.listeners.bind);
+        assert_eq!(bind("'::1'").unwrap(), ["::1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(bind("['127.0.0.1', '::1']").unwrap().len(), 2);
+        for wrong in ["[]", "'localhost:1'", "7", "['::1', 1]"] {
+            assert!(bind(wrong).unwrap_err().contains("is not an IP address"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_none() {
+        let limit =
+            |value: &str| config(&format!("[limits]\nqueues_max = {value}")).map(|c| c.limits.queues_max);
+        assert_eq!(limit("0"), Ok(None));
+        assert_eq!(limit("7"), Ok(Some(7)));
+        for wrong in ["-1", "4294967296", "'many'"] {
+            assert!(limit(wrong).unwrap_err().contains("is not a whole number"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_watermark_is_a_part_of_the_memory_or_bytes() {
+        let watermark = |value: &str| {
+            let config = config(&format!("[limits]\nmemory_high_watermark = {value}"))?;
+            Ok::<_, String>(config.limits.memory_high_watermark.in_bytes(1000))
+        };
+        assert_eq!(watermark("0.6"), Ok(600));
+        assert_eq!(watermark("1.0"), Ok(1000));
+        assert_eq!(watermark("1"), Ok(1));
+        for wrong in ["0.0", "1.1", "-0.5", "nan", "0", "-1", "'60%'"] {
+            assert!(watermark(wrong).unwrap_err().contains("is not a part of the memory"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_password_without_quotes_is_not_quoted_in_the_error() {
+        let error = config("[[users]]\nname = 'ann'\npassword = 271828").unwrap_err();
+        assert_eq!(error, "expected a string in quotes");
+    }
+}

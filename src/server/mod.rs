@@ -1,0 +1,200 @@
+//! The shell: sockets, tasks, timers, signals and the log thread. Nearly all async code is here.
+
+mod clock;
+mod connection;
+mod data_dir;
+mod expiry;
+mod listener;
+mod log_thread;
+mod memory;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use tracing::info;
+
+use self::{clock::Clock, data_dir::DataDir, listener::Listener};
+use crate::{
+    broker::{Broker, Identity, limit::Limits},
+    config::Config,
+    storage::NullLog,
+};
+
+/// Why the broker can't run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A listener's address is taken, or not this machine's.
+    #[error("cannot listen on {address}: {source}; choose another with --bind or --amqp-port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process has the data directory.
+    #[error("data directory {} is in use by another broker; stop it or choose another with --data-dir", path.display())]
+    DataDirLocked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The data directory can't be used, or writing to it failed.
+    #[error("cannot use data directory {}: {source}", path.display())]
+    Storage {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The ready file can't be written.
+    #[error("cannot write the ready file {}: {source}", path.display())]
+    ReadyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system refuses something that every process gets.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+impl RunError {
+    /// The process's exit code: 2 for usage, 74 for storage, 75 for what another process has.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Storage { .. } => 74,
+            RunError::Listen { .. } | RunError::DataDirLocked { .. } => 75,
+            RunError::ReadyFile { .. } => 2,
+            RunError::System(_) => 1,
+        }
+    }
+}
+
+/// Runs a broker until SIGTERM or SIGINT. `ready_file` gets the bound addresses as TOML once every listener accepts.
+///
+/// # Errors
+/// If it can't start, or storage fails.
+pub fn run(config: Config, ready_file: Option<PathBuf>) -> Result<(), RunError> {
+    let data_dir = DataDir::lock(&config.storage.data_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(&config, ready_file.as_deref()));
+    drop(runtime);
+    drop(data_dir);
+    result
+}
+
+async fn serve(config: &Config, ready_file: Option<&Path>) -> Result<(), RunError> {
+    let clock = Clock::start();
+    let broker = Arc::new(broker(config));
+    let mut log = log_thread::spawn(Arc::clone(&broker), NullLog)?;
+    let (shutdown, stopping) = watch::channel(false);
+    let mut signals = Signals::install()?;
+
+    let mut listeners = Vec::new();
+    if let Some(port) = config.listeners.amqp_port.number() {
+        for address in &config.listeners.bind {
+            listeners.push(Listener::bind((*address, port).into(), config.limits.tcp_backlog)?);
+        }
+    }
+    let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
+    let connections = listener::Connections::new(Arc::clone(&broker), clock, stopping);
+    for listener in listeners {
+        tokio::spawn(listener.accept(connections.clone()));
+    }
+    let watermark = memory::watermark_bytes(&config.limits.memory_high_watermark);
+    tokio::spawn(memory::watch(Arc::clone(&broker), watermark));
+    tokio::spawn(expiry::expire(Arc::clone(&broker), clock));
+    announce(&addresses, ready_file)?;
+
+    let storage_failed = |source| RunError::Storage { path: config.storage.data_dir.clone(), source };
+    tokio::select! {
+        () = signals.wait() => {}
+        // Nothing can be confirmed any more, and what was is safe: no goodbyes.
+        () = log.ended() => {
+            let ended = || io::Error::other("the log thread ended");
+            return Err(storage_failed(log.join().err().unwrap_or_else(ended)));
+        }
+    }
+    info!("stopping: closing {} connections", connections.open());
+    // Nobody listens any more if every connection and listener has ended already.
+    let _ = shutdown.send(true);
+    broker.wake_all();
+    tokio::select! {
+        () = connections.closed() => {}
+        () = signals.wait() => {
+            info!("second signal: stopping at once");
+            std::process::exit(1);
+        }
+    }
+    broker.journal.close();
+    log.join().map_err(storage_failed)?;
+    info!("stopped");
+    Ok(())
+}
+
+fn broker(config: &Config) -> Broker {
+    let limits = &config.limits;
+    let limits = Limits {
+        frame_max: limits.frame_max,
+        channel_max: limits.channel_max,
+        heartbeat_secs: limits.heartbeat_secs,
+        handshake_timeout_ms: u64::from(limits.handshake_timeout_secs) * 1000,
+        message_bytes_max: limits.max_message_bytes,
+        connections_max: limits.connections_max,
+        channels_max: limits.channels_max,
+        consumers_per_channel_max: limits.consumers_per_channel_max,
+        queues_max: limits.queues_max,
+        unsent_bytes_per_connection: limits.unsent_bytes_per_connection as usize,
+    };
+    let identity = Identity {
+        product: config.compatibility.product.clone(),
+        version: config.compatibility.version.clone(),
+        cluster_name: config.compatibility.cluster_name.clone(),
+    };
+    let broker = Broker::new(config.users(), config.permissions(), limits, identity);
+    for host in &config.vhosts {
+        broker.add_virtual_host(&host.name, host.connections_max, host.queues_max);
+    }
+    broker
+}
+
+/// Says that the broker is ready, in the log and in the ready file. The file appears whole or not at all.
+fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), RunError> {
+    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    if let Some(path) = ready_file {
+        let quoted: Vec<String> = list.iter().map(|address| format!("{address:?}")).collect();
+        let text = format!("amqp = [{}]\n", quoted.join(", "));
+        let written = std::fs::write(path.with_extension("new"), text)
+            .and_then(|()| std::fs::rename(path.with_extension("new"), path));
+        written.map_err(|source| RunError::ReadyFile { path: path.to_owned(), source })?;
+    }
+    info!("Server startup complete: AMQP on {}", list.join(", "));
+    Ok(())
+}
+
+/// The signals that stop the broker.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The configuration as an operator meets it: flags, variables, a file, messages and exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::fs;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// An empty directory to run the program in, and how it is to be run.
+struct Run {
+    directory: TempDir,
+    command: Command,
+}
+
+impl Run {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+        command.current_dir(directory.path()).env_clear();
+        Self { directory, command }
+    }
+
+    /// Puts a file into the directory.
+    fn file(self, name: &str, text: &str) -> Self {
+        fs::write(self.directory.path().join(name), text).unwrap();
+        self
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    fn output(mut self, arguments: &[&str]) -> Output {
+        self.command.args(arguments).output().unwrap()
+    }
+
+    /// The message of a run that refuses its configuration.
+    fn refused(self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(output.stdout.is_empty());
+        message
+    }
+
+    /// What `--check-config` says of a valid configuration.
+    fn accepted(self, arguments: &[&str]) -> String {
+        let output = self.output(&[&["--check-config"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_file_line_and_key() {
+    let message = Run::new().file("broker.toml", "[listeners]\namqp_prt = 5672\n").refused(&[]);
+    assert!(message.starts_with("leveret: broker.toml:2: listeners.amqp_prt: unknown field"), "{message}");
+    assert!(message.contains("`amqp_port`"), "{message}");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_refused() {
+    let message = Run::new()
+        .file("other.toml", "\n\n[limits]\nframe_max = 'big'\n")
+        .refused(&["--config", "other.toml"]);
+    assert!(
+        message.contains(
+            "other.toml:4: limits.frame_max: invalid type: string \"big\", expected a whole number"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_file_that_is_named_must_exist() {
+    for message in [
+        Run::new().refused(&["--config", "no-such.toml"]),
+        Run::new().variable("LEVERET_CONFIG", "no-such.toml").refused(&[]),
+    ] {
+        assert!(message.starts_with("leveret: cannot read no-such.toml: No such file"), "{message}");
+    }
+}
+
+#[test]
+fn a_port_out_of_range_is_refused_wherever_it_is_set() {
+    let expected = "listeners.amqp_port: 65536 is not a port: 0 to 65535, or -1 or \"off\" for none";
+    for (place, message) in [
+        ("--amqp-port", Run::new().refused(&["--amqp-port", "65536"])),
+        ("LEVERET_AMQP_PORT", Run::new().variable("LEVERET_AMQP_PORT", "65536").refused(&[])),
+        ("broker.toml:1", Run::new().file("broker.toml", "listeners.amqp_port = 65536").refused(&[])),
+    ] {
+        assert_eq!(message, format!("leveret: {place}: {expected}\n"));
+    }
+}
+
+#[test]
+fn a_bad_regular_expression_is_refused() {
+    let user = "[[users]]\nname = 'ann'\npassword = 'hunter2'\n\
+                permissions = [{ vhost = '/', configure = '.*', write = '(', read = '.*' }]\n";
+    let message = Run::new().file("broker.toml", user).refused(&["--check-config"]);
+    assert!(
+        message.contains("broker.toml:4: users[0].permissions[0].write: '(' is not a regular"),
+        "{message}"
+    );
+    assert!(!message.contains("hunter2"));
+}
+
+#[test]
+fn check_config_approves_what_is_valid_and_starts_nothing() {
+    let run = Run::new().file("broker.toml", "[log]\nlevel = 'debug'\n");
+    assert_eq!(run.accepted(&[]), "broker.toml is valid\n");
+    assert_eq!(Run::new().accepted(&[]), "the default configuration is valid\n");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/broker.toml");
+    assert_eq!(Run::new().accepted(&["--config", shipped]), format!("{shipped} is valid\n"));
+}
+
+#[test]
+fn minus_one_is_the_value_of_a_port_flag() {
+    Run::new().accepted(&["--amqp-port", "-1", "--management-port", "-1", "--prometheus-port=-1"]);
+}
+
+/// Seen by whether a warning is logged, by a broker that can't start because its data directory is a file.
+#[test]
+fn a_flag_beats_the_environment_beats_the_file() {
+    let warns = |file: &str, variable: &str, flag: &[&str]| {
+        let run = Run::new().file("broker.toml", &format!("[log]\nlevel = '{file}'"));
+        let run = run.variable("LEVERET_NO_SUCH_SETTING", "1").variable("LEVERET_LOG_LEVEL", variable);
+        let output = run.output(&[&["--data-dir", "broker.toml", "--amqp-port", "0"], flag].concat());
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap().contains("LEVERET_NO_SUCH_SETTING")
+    };
+    assert!(warns("warn", "", &[]) && !warns("error", "", &[]));
+    assert!(warns("error", "warn", &[]) && !warns("warn", "error", &[]));
+    assert!(warns("error", "error", &["--log-level", "warn"]));
+    assert!(!warns("warn", "warn", &["--log-level", "error"]));
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let output = Run::new().output(&["--no-such-flag"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn version_is_the_true_one() {
+    let output = Run::new().output(&["--version"]);
+    assert!(output.status.success());
+    assert_eq!(output.stdout, concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+}

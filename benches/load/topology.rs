@@ -1,0 +1,172 @@
+//! The exchange, queues and bindings of a scenario.
+
+use anyhow::{Result, bail};
+
+use super::connection::{CHANNEL, Connection};
+use super::options::Options;
+use super::wire::{self, Fields, id};
+
+/// Bindings are sent without waiting for each answer, and this many bytes at a time.
+const BIND_BYTES: usize = 1 << 16;
+const DURABLE: u8 = 0b10;
+const NO_WAIT: u8 = 0b1;
+
+/// Where a publisher may send a message.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) key: String,
+    /// The queue whose sequence numbers the message takes; for a fanout 0.
+    pub(crate) queue: u32,
+}
+
+/// What is declared on one broker, under names of this process.
+pub(crate) struct Topology {
+    options: Options,
+    control: Connection,
+    prefix: String,
+}
+
+impl Topology {
+    /// Declares everything on the broker at `address`.
+    pub(crate) fn declare(options: &Options, address: &str) -> Result<Topology> {
+        let control = Connection::open(options, address, 1 << 16)?;
+        let prefix = format!("load.{}", std::process::id());
+        let mut topology = Topology { options: options.clone(), control, prefix };
+        match topology.declare_all() {
+            Ok(()) => Ok(topology),
+            Err(error) => {
+                // The declaration's error is the one to tell.
+                let _ = topology.delete();
+                Err(error)
+            }
+        }
+    }
+
+    /// The broker's name and version.
+    pub(crate) fn server(&self) -> &str {
+        &self.control.server
+    }
+
+    /// The exchange to publish to; empty for the default one.
+    pub(crate) fn exchange(&self) -> String {
+        match self.kind() {
+            None => String::new(),
+            Some(kind) => format!("{}.{kind}", self.prefix),
+        }
+    }
+
+    pub(crate) fn queue(&self, queue: u32) -> String {
+        format!("{}.{queue}", self.prefix)
+    }
+
+    /// The routes of one publisher: its share of all, or one of them when there are more publishers than routes.
+    pub(crate) fn routes_of(&self, publisher: u16) -> Vec<Route> {
+        let (publisher, publishers) = (u32::from(publisher), u32::from(self.options.publishers));
+        let all = self.route_count();
+        if publishers >= all {
+            vec![self.route(publisher % all)]
+        } else {
+            (publisher..all).step_by(publishers as usize).map(|route| self.route(route)).collect()
+        }
+    }
+
+    /// That every queue is empty: all was delivered, and every ack taken.
+    pub(crate) fn check_empty(&mut self) -> Result<()> {
+        for queue in 0..self.options.queues {
+            let name = self.queue(queue);
+            let answer = self.control.call(id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK, |a| {
+                const PASSIVE: u8 = 0b1;
+                a.u16(0).short(&name).u8(PASSIVE).empty_table();
+            })?;
+            let mut fields = Fields(&answer);
+            match fields.short().and_then(|_| fields.u32()) {
+                Some(0) => {}
+                Some(messages) => bail!("queue {queue} holds {messages} messages after the run"),
+                None => bail!("bad queue.declare-ok"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes everything.
+    pub(crate) fn delete(mut self) -> Result<()> {
+        for queue in 0..self.options.queues {
+            let name = self.queue(queue);
+            self.control.call(id::QUEUE_DELETE, id::QUEUE_DELETE_OK, |a| {
+                a.u16(0).short(&name).u8(0);
+            })?;
+        }
+        if self.kind().is_some() {
+            let exchange = self.exchange();
+            self.control.call(id::EXCHANGE_DELETE, id::EXCHANGE_DELETE_OK, |a| {
+                a.u16(0).short(&exchange).u8(0);
+            })?;
+        }
+        self.control.close(|_| Ok(()))
+    }
+
+    fn kind(&self) -> Option<&'static str> {
+        match (self.options.fanout, self.options.topic) {
+            (Some(_), _) => Some("fanout"),
+            (_, Some(_)) => Some("topic"),
+            _ => None,
+        }
+    }
+
+    fn route_count(&self) -> u32 {
+        match (self.options.fanout, self.options.topic) {
+            (Some(_), _) => 1,
+            (_, Some(bindings)) => bindings,
+            _ => self.options.queues,
+        }
+    }
+
+    fn route(&self, route: u32) -> Route {
+        let key = match self.kind() {
+            None => self.queue(route),
+            Some(_) => format!("load.{route}.event"),
+        };
+        Route { key, queue: route % self.options.queues }
+    }
+
+    fn declare_all(&mut self) -> Result<()> {
+        let durable = if self.options.durable { DURABLE } else { 0 };
+        if let Some(kind) = self.kind() {
+            let exchange = self.exchange();
+            self.control.call(id::EXCHANGE_DECLARE, id::EXCHANGE_DECLARE_OK, |a| {
+                a.u16(0).short(&exchange).short(kind).u8(durable).empty_table();
+            })?;
+        }
+        for queue in 0..self.options.queues {
+            let name = self.queue(queue);
+            self.control.call(id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK, |a| {
+                a.u16(0).short(&name).u8(durable).empty_table();
+            })?;
+        }
+        self.bind_all()
+    }
+
+    fn bind_all(&mut self) -> Result<()> {
+        let bindings = self.options.fanout.or(self.options.topic).unwrap_or(0);
+        let exchange = self.exchange();
+        let mut out = Vec::new();
+        for binding in 0..bindings {
+            let queue = self.queue(binding % self.options.queues);
+            let key = if self.options.topic.is_some() { format!("load.{binding}.*") } else { String::new() };
+            // The last one is answered, and so it is in effect with all before it.
+            let last = binding + 1 == bindings;
+            wire::method(&mut out, CHANNEL, id::QUEUE_BIND, |a| {
+                a.u16(0).short(&queue).short(&exchange).short(&key).u8(if last { 0 } else { NO_WAIT });
+                a.empty_table();
+            });
+            if out.len() >= BIND_BYTES || last {
+                self.control.send(&out)?;
+                out.clear();
+            }
+        }
+        if bindings > 0 {
+            self.control.wait_for(id::QUEUE_BIND_OK)?;
+        }
+        Ok(())
+    }
+}

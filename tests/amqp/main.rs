@@ -12,6 +12,7 @@ mod connection;
 mod errors;
 mod exchanges;
 mod lifetimes;
+mod limits;
 mod ordering;
 mod prefetch;
 mod reply_to;

@@ -147,9 +147,8 @@ impl Channel {
             return Err(not_a_header());
         }
         let body_size = check_body_size(header.body_size, shared.broker.limits.message_bytes_max)?;
-        // From here on, for an alarm must stop bodies that never end, too.
         shared.has_published = true;
-        shared.is_blockable |= shared.broker.alarms.reason().is_some();
+        shared.note_publishing();
         publish.properties.clear();
         publish.properties.extend_from_slice(header.properties);
         if body_size == 0 {
@@ -174,6 +173,8 @@ impl Channel {
             ContentAssembly::Idle => return Err(not_a_method()),
             ContentAssembly::AwaitHeader(_) => return Err(not_a_header()),
         };
+        // An alarm stops bodies that began before it, too.
+        shared.note_publishing();
         let received = body.len() + payload.len();
         if received > body_size {
             // Deviation: RabbitMQ 3.10 waits for more; a body that is too long is an error of its frame.

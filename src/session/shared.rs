@@ -269,6 +269,11 @@ impl Shared {
         )))
     }
 
+    /// A part of a publish has come: during an alarm, that is what a connection is blocked for.
+    pub(super) fn note_publishing(&mut self) {
+        self.is_blockable |= self.broker.alarms.reason().is_some();
+    }
+
     /// Remembers an exclusive queue of this connection.
     pub(super) fn own(&mut self, queue: &Arc<QueueHandle>) {
         if self.exclusive_queues.len() >= self.exclusive_queues_max {

@@ -202,6 +202,20 @@ fn a2_a_publisher_of_before_the_alarm_is_read_from_until_it_publishes_again() {
 }
 
 #[test]
+fn a2_an_alarm_stops_bodies_that_began_before_it() {
+    let broker = broker(limits());
+    let mut script = Script::with_channel(&broker);
+    script.send(1, wire::publish_method("", "q", 0));
+    script.raw(&wire::frame(2, 1, &wire::content_header(1 << 20, wire::TRANSIENT)));
+    broker.alarms.set(Resource::Memory, true);
+    script.wake();
+    script.expect_nothing();
+    script.raw(&wire::frame(3, 1, &[0; 1000]));
+    assert_eq!(script.expect_ids(0, (10, 60)), b"\x0dlow on memory");
+    assert!(!script.session.wants_input());
+}
+
+#[test]
 fn a2_a_connection_that_opens_during_an_alarm_is_told() {
     let broker = broker(limits());
     broker.alarms.set(Resource::Disk, true);

@@ -26,14 +26,15 @@ pub(super) struct PublishBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) channel: u16,
-    /// Its number among the channel's publishes, where they are confirmed.
+    /// Its number among the channel's publishes where they are confirmed, 0 in a transaction.
     pub(super) number: u64,
 }
 
 #[derive(Debug)]
 struct Publish {
     message: Message,
-    origin: Origin,
+    /// Who asks to hear of it if a queue does not take it.
+    origin: Option<Origin>,
     /// The place of its fact in the batch, if the message must survive in this queue.
     fact: Option<u32>,
 }
@@ -60,7 +61,7 @@ impl PublishBatch {
     pub(super) fn push(
         &mut self,
         message: Message,
-        origin: Origin,
+        origin: Option<Origin>,
         queues: &[Arc<QueueHandle>],
         any_durable: bool,
     ) -> bool {
@@ -90,7 +91,7 @@ impl PublishBatch {
             let mut queue = handle.lock();
             for Publish { message, origin, fact } in publishes.drain(..) {
                 let Ok(sequence) = queue.publish(message, handle, effects) else {
-                    rejected.push(origin);
+                    rejected.extend(origin);
                     continue;
                 };
                 let fact = fact.filter(|_| handle.properties.durable).map(|fact| &mut facts[fact as usize]);

@@ -249,11 +249,11 @@ impl Channel {
         let names = (publish.exchange.as_str(), publish.routing_key.as_str());
         let message = Message::new(names, raw, body.published(), persistent, priority, &mut shared.scratch);
         let mut publication =
-            Publication { message, route, copies: copies.keys, mandatory: publish.mandatory, number: 0 };
+            Publication { message, route, copies: copies.keys, mandatory: publish.mandatory, number: None };
         match &mut self.mode {
             Mode::Transaction(transaction) => transaction.publish(publication)?,
             Mode::Confirm(confirms) => {
-                publication.number = confirms.publish();
+                publication.number = Some(confirms.publish());
                 shared.confirming.insert(self.number);
                 let route = publication.send(self.number, shared);
                 publish.route = shared.routes.give_back(route);
@@ -280,8 +280,8 @@ pub(super) struct Publication {
     /// Further routing keys, from the CC and BCC headers.
     copies: Vec<String>,
     mandatory: bool,
-    /// Its number among the confirmed publishes of the channel.
-    number: u64,
+    /// Its number among the confirmed publishes of the channel, 0 in a transaction, none if nobody asks.
+    number: Option<u64>,
 }
 
 impl Publication {
@@ -306,7 +306,12 @@ impl Publication {
             _ => (&found.queues[..], found.queues.iter().any(|queue| queue.properties.durable)),
         };
         if !queues.is_empty() {
-            if shared.publishes.push(message, Origin { channel, number }, queues, any_durable) {
+            if shared.publishes.push(
+                message,
+                number.map(|number| Origin { channel, number }),
+                queues,
+                any_durable,
+            ) {
                 shared.apply();
             }
         } else if mandatory {
@@ -318,6 +323,7 @@ impl Publication {
 
     /// The same, when what was found at the publish may be out of date: at `tx.commit`.
     pub(super) fn send_again(mut self, channel: u16, shared: &mut Shared) {
+        self.number = Some(0);
         let CachedRoute { exchange, .. } = &*self.route;
         self.route =
             Arc::new(CachedRoute { exchange: Arc::clone(exchange), queues: None, any_durable: false });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use amq_protocol::{
     protocol::{
         AMQPClass, BasicProperties,
-        basic::{AMQPMethod, ConsumeOk, Publish, Return},
+        basic::{AMQPMethod, ConsumeOk, Nack, Publish, Return},
         channel,
         confirm::{Select, SelectOk},
         queue::{Declare, DeclareOk},
@@ -15,7 +15,10 @@ use amq_protocol::{
 
 use crate::{
     broker::{is_external, shared},
-    wire::{Incoming, Refusal, Wire, consume, declare, int, publish, table, text, unique},
+    wire::{
+        Incoming, Refusal, Wire, consume, declare, frame, header_payload, int, method_frame, publish, table,
+        text, unique,
+    },
 };
 
 #[test]
@@ -157,8 +160,8 @@ fn confirms_may_be_for_several() {
     let (mut wire, queue) = confirming();
     let mut bytes = Vec::new();
     for _ in 0..1000 {
-        bytes.extend(crate::wire::method_frame(1, publish("", &queue)));
-        bytes.extend(crate::wire::frame(2, 1, &crate::wire::header_payload(0, &BasicProperties::default())));
+        bytes.extend(method_frame(1, publish("", &queue)));
+        bytes.extend(frame(2, 1, &header_payload(0, &BasicProperties::default())));
     }
     wire.raw(&bytes);
     let (mut confirmed, mut acks) = (0, 0);
@@ -180,4 +183,18 @@ fn confirming() -> (Wire, String) {
     wire.call::<DeclareOk>(1, Declare { exclusive: true, ..declare(&queue) });
     wire.call::<SelectOk>(1, Select { nowait: false });
     (wire, queue)
+}
+
+#[test]
+fn a_publish_that_was_rejected_before_confirms_were_selected_is_not_counted() {
+    let mut wire = Wire::open(&shared());
+    let queue = unique("full");
+    let arguments = table([("x-max-length", int(0)), ("x-overflow", text("reject-publish"))]);
+    wire.call::<DeclareOk>(1, Declare { exclusive: true, arguments, ..declare(&queue) });
+    let content = frame(2, 1, &header_payload(0, &BasicProperties::default()));
+    // In one write, so that the broker handles them together.
+    let publish = [method_frame(1, publish("", &queue)), content].concat();
+    wire.raw(&[&publish[..], &method_frame(1, Select { nowait: true }), &publish].concat());
+    let nack = wire.expect::<Nack>(1);
+    assert_eq!(nack.delivery_tag, 1);
 }

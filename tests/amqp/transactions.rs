@@ -10,7 +10,10 @@ use amq_protocol::protocol::{
 
 use crate::{
     broker::shared,
-    wire::{Wire, ack, consume, declare, get, publish, requeue, unique},
+    wire::{
+        Wire, ack, consume, declare, frame, get, header_payload, int, method_frame, publish, requeue, table,
+        text, unique,
+    },
 };
 
 #[test]
@@ -132,4 +135,20 @@ fn transaction() -> (Wire, String) {
 fn close_channel_1(wire: &mut Wire) {
     wire.send(1, channel::Close { reply_code: 200, ..channel::Close::default() });
     wire.expect::<channel::CloseOk>(1);
+}
+
+#[test]
+fn a_publish_that_was_rejected_before_the_transaction_does_not_fail_it() {
+    let mut wire = Wire::open(&shared());
+    let queue = unique("full");
+    let arguments = table([("x-max-length", int(0)), ("x-overflow", text("reject-publish"))]);
+    wire.call::<DeclareOk>(1, Declare { exclusive: true, arguments, ..declare(&queue) });
+    // In one write, so that the broker handles them together.
+    let mut bytes = method_frame(1, publish("", &queue));
+    bytes.extend(frame(2, 1, &header_payload(0, &BasicProperties::default())));
+    bytes.extend(method_frame(1, tx::Select {}));
+    bytes.extend(method_frame(1, tx::Commit {}));
+    wire.raw(&bytes);
+    wire.expect::<tx::SelectOk>(1);
+    wire.expect::<tx::CommitOk>(1);
 }

@@ -67,6 +67,8 @@ pub(crate) struct Program {
 impl Program {
     /// Starts the program on a free port of the loopback interface and waits until it is ready.
     pub(crate) fn start(path: &Path) -> Result<Program> {
+        // It is started in a directory of its own, from where a relative path leads elsewhere.
+        let path = &path.canonicalize().with_context(|| format!("cannot start {}", path.display()))?;
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let (ready, log) = (directory.path().join("ready.toml"), directory.path().join("log"));
         let output = File::create(&log)?;

@@ -49,18 +49,25 @@ impl Consumer {
         }
         let no_ack = if options.ack_every.is_none() { 0b10 } else { 0 };
         let queues = options.queues_of(index);
-        for &queue in &queues {
-            connection.call(id::BASIC_CONSUME, id::BASIC_CONSUME_OK, |a| {
+        let mut inbound = Inbound::new(options);
+        for (subscribed, &queue) in queues.iter().enumerate() {
+            let mut out = Vec::new();
+            wire::method(&mut out, CHANNEL, id::BASIC_CONSUME, |a| {
                 a.u16(0).short(&topology.queue(queue)).short(&queue.to_string()).u8(no_ack).empty_table();
-            })?;
+            });
+            connection.send(&out)?;
+            inbound.await_subscription(&mut connection, subscribed)?;
         }
         connection.set_read_timeout(FINISH_LOOK)?;
-        Ok(Consumer { connection, queues, inbound: Inbound::new(options) })
+        Ok(Consumer { connection, queues, inbound })
     }
 
     /// Consumes until told to finish; then acknowledges the rest and cancels.
     pub(crate) fn run(mut self, shared: &Shared) -> Result<Consumed> {
         let mut cancelled_at = None;
+        // A queue that was not empty has delivered already.
+        shared.delivered.fetch_add(self.inbound.count, Relaxed);
+        self.take_frames(shared)?;
         while self.inbound.cancelled < self.queues.len() && !shared.abort.load(Relaxed) {
             if self.connection.receive()? {
                 self.take_frames(shared)?;
@@ -127,6 +134,7 @@ struct Inbound {
     last_tag: u64,
     acked_tag: u64,
     acks: Vec<u8>,
+    subscribed: usize,
     cancelled: usize,
     now: u64,
     measure_from: u64,
@@ -153,10 +161,26 @@ impl Inbound {
             last_tag: 0,
             acked_tag: 0,
             acks: Vec::new(),
+            subscribed: 0,
             cancelled: 0,
             now: 0,
             measure_from: 0,
             latency: latencies(),
+        }
+    }
+
+    /// Waits for a basic.consume-ok after the first `subscribed`, among deliveries of the consumers before it.
+    fn await_subscription(&mut self, connection: &mut Connection, subscribed: usize) -> Result<()> {
+        loop {
+            while let Some(frame) = connection.next_frame()? {
+                self.take(frame)?;
+                if self.subscribed > subscribed {
+                    return Ok(());
+                }
+            }
+            if !connection.receive()? {
+                bail!("basic.consume was not answered");
+            }
         }
     }
 
@@ -174,6 +198,10 @@ impl Inbound {
     fn method(&mut self, mut fields: Fields<'_>) -> Result<()> {
         match fields.u32() {
             Some(id::BASIC_DELIVER) => self.deliver(fields).context("bad basic.deliver"),
+            Some(id::BASIC_CONSUME_OK) => {
+                self.subscribed += 1;
+                Ok(())
+            }
             Some(id::BASIC_CANCEL_OK) => {
                 self.cancelled += 1;
                 Ok(())

@@ -35,6 +35,7 @@ mod load {
     pub(crate) mod resources;
     pub(crate) mod run;
     pub(crate) mod stream;
+    pub(crate) mod table;
     pub(crate) mod topology;
     pub(crate) mod wire;
 }

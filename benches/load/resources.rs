@@ -9,7 +9,7 @@ use super::broker::{Broker, Program};
 use super::connection::Connection;
 use super::options::{Options, Target};
 use super::process::{Cpu, Process, pause};
-use super::report::Row;
+use super::table::Row;
 
 /// How long a broker is left alone before its idle memory is read.
 const SETTLE: Duration = Duration::from_secs(1);

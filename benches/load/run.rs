@@ -13,8 +13,8 @@ use super::consumer::{Consumed, Consumer};
 use super::options::Options;
 use super::process::{Cpu, Process, pause};
 use super::publisher::{Published, Publisher};
-use super::report::Row;
 use super::stream::{STAMP, Stream};
+use super::table::Row;
 use super::topology::Topology;
 
 /// How often the counters are looked at.

@@ -8,6 +8,8 @@
 //! cargo bench --bench load -- --topic 1000 --queues 10 --size 100
 //! cargo bench --bench load -- --start                                # from exec to ready
 //! cargo bench --bench load -- --idle 1000                            # memory of a connection
+//! cargo bench --bench load -- --size 1024 --durable --persistent --confirm 1000 --ack-every 1 --prefetch 1000
+//! cargo bench --bench load -- --idle-queues 100000                   # memory and files of durable queues
 //! ```
 //!
 //! It speaks raw frames over blocking sockets, one thread per connection. Publishes are encoded once and
@@ -19,6 +21,11 @@
 //! A body of 16 bytes or more carries the time it was sent, its publisher and a sequence number. Every stream
 //! (a publisher's messages in a queue) must arrive complete, once and in order; every publish must be
 //! confirmed once; every ack must be taken. Otherwise the exit status is 1 (2 for wrong usage).
+//!
+//! A broker that is started here has its data in a directory of its own below `target/tmp` (`--directory` puts it on
+//! another file system), which is removed afterwards. `--idle-queues` ends it with SIGTERM and starts it
+//! again, and then with SIGKILL: all times after `exec` count from the start of the new process, one step after the
+//! other, and everything must still be there. A running broker (`--address`) is not restarted.
 
 use std::process::ExitCode;
 
@@ -28,11 +35,14 @@ mod load {
     pub(crate) mod broker;
     pub(crate) mod connection;
     pub(crate) mod consumer;
+    pub(crate) mod directory;
+    pub(crate) mod idle_queues;
     pub(crate) mod options;
     pub(crate) mod process;
     pub(crate) mod publisher;
     pub(crate) mod report;
     pub(crate) mod resources;
+    pub(crate) mod restart;
     pub(crate) mod run;
     pub(crate) mod stream;
     pub(crate) mod table;

@@ -89,12 +89,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub(crate) max_lag: u64,
 
+    /// Where the files of a broker started here go, in a directory that is removed at the end [default: target/tmp]
+    #[arg(long, value_name = "DIR", default_value = env!("CARGO_TARGET_TMPDIR"), hide_default_value = true)]
+    pub(crate) directory: PathBuf,
+
     /// Measure the time from exec to the ready file instead, and memory when idle
-    #[arg(long, conflicts_with_all = ["idle", "against"])]
+    #[arg(long, group = "instead", conflicts_with = "against")]
     pub(crate) start: bool,
     /// Measure the memory of N idle connections instead, each with one channel
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    #[arg(long, value_name = "N", group = "instead", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) idle: Option<u32>,
+    /// Measure N durable queues without a message instead: memory, open files, restarts
+    #[arg(long, value_name = "N", group = "instead", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) idle_queues: Option<u32>,
 
     /// Given by `cargo bench`; without effect
     #[arg(long, hide = true)]
@@ -135,7 +142,7 @@ impl Options {
         if let Err(text) = options.check() {
             <Options as clap::CommandFactory>::command().error(ErrorKind::ValueValidation, text).exit();
         }
-        options.queues = options.fanout.unwrap_or(options.queues);
+        options.imply();
         if options.test {
             (options.warmup, options.seconds, options.runs) = (0.0, 0.1, 1);
         }
@@ -146,6 +153,10 @@ impl Options {
         let running = |target: &Target| matches!(target, Target::Running(_));
         if self.pid.is_some() && !running(&self.address) {
             return Err("--pid needs --address HOST:PORT: a program started here is known");
+        }
+        let copies = self.fanout.is_some() || self.topic.is_some();
+        if copies && self.idle_queues.is_some() {
+            return Err("--idle-queues uses the default exchange: no --fanout, no --topic");
         }
         if self.start && running(&self.address) {
             return Err("--start needs a program to start, not an address");
@@ -160,6 +171,12 @@ impl Options {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sets what follows from other options.
+    fn imply(&mut self) {
+        self.queues = self.fanout.or(self.idle_queues).unwrap_or(self.queues);
+        self.durable |= self.idle_queues.is_some();
     }
 
     /// How many queues get a copy of each message.

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// How long a broker is left alone before its memory at rest is read.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// A process whose use of the machine is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
@@ -62,6 +65,17 @@ impl Process {
             Ok(value.parse()?)
         };
         Ok(Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? })
+    }
+
+    /// Memory once it has done what was left to do.
+    pub(crate) fn settled_memory(self) -> Result<Memory> {
+        pause(SETTLE);
+        self.memory()
+    }
+
+    /// How many files, sockets and the like it has open; `None` for another user's process.
+    pub(crate) fn open_files(self) -> Option<usize> {
+        fs::read_dir(format!("/proc/{}/fd", self.0)).ok().map(Iterator::count)
     }
 
     /// Starts the peak anew, where the system lets us.

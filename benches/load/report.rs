@@ -3,21 +3,23 @@
 use anyhow::{Context, Result};
 
 use super::broker::Broker;
-use super::options::Options;
-use super::resources;
-use super::run::run;
+use super::options::{Options, Target};
 use super::table::{Column, Row, print};
 use super::topology::Topology;
+use super::{idle_queues, resources, run};
 
-/// Measures what the options ask for and prints the report. An error is a failed check as well.
+/// Measures what the options ask for and prints the report. An error is a failed check as well; what was measured
+/// before it is printed all the same.
 pub(crate) fn measure(options: &Options) -> Result<()> {
     if options.start {
-        let runs = repeat(options, || resources::start(options))?;
-        return print(&format!("start, {} runs", options.runs), &[Column { name: "leveret".into(), runs }]);
+        return start(options);
     }
-    let mut brokers = vec![Broker::open(&options.address, options.pid)?];
-    if let Some(target) = &options.against {
-        brokers.push(Broker::open(target, options.against_pid)?);
+    if let Some(count) = options.idle_queues {
+        return afresh(options, &format!("{count} durable queues without a message"), idle_queues::measure);
+    }
+    let mut brokers = Vec::new();
+    for (target, pid) in targets(options) {
+        brokers.push(Broker::open(options, target, pid)?);
     }
     let measured = match options.idle {
         Some(connections) => idle(options, connections, &brokers),
@@ -27,17 +29,56 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
     measured.and(closed)
 }
 
-fn repeat(options: &Options, mut once: impl FnMut() -> Result<Vec<Row>>) -> Result<Vec<Vec<Row>>> {
-    (0..options.runs).map(|_| once()).collect()
+/// The brokers, and their process ids if given.
+fn targets(options: &Options) -> impl Iterator<Item = (&Target, Option<u32>)> {
+    let against = options.against.as_ref().map(|target| (target, options.against_pid));
+    std::iter::once((&options.address, options.pid)).chain(against)
+}
+
+fn start(options: &Options) -> Result<()> {
+    let mut column = Column::new("leveret");
+    for _ in 0..options.runs {
+        column.runs.push(resources::start(options)?);
+    }
+    print(&format!("start, {} runs", options.runs), &[column])
 }
 
 fn idle(options: &Options, connections: u32, brokers: &[Broker]) -> Result<()> {
     let mut columns = Vec::new();
     for broker in brokers {
-        let (name, rows) = resources::idle(options, connections, broker)?;
-        columns.push(Column { name: format!("{name} at {}", broker.address), runs: vec![rows] });
+        let mut column = Column::new(&broker.name);
+        column.runs.push(resources::idle(options, connections, broker)?);
+        columns.push(column);
     }
     print(&format!("{connections} idle connections, one channel each"), &columns)
+}
+
+/// A measurement of a broker, which adds its rows as it gets them.
+type Measurement = fn(&Options, &mut Broker, &mut Vec<Row>) -> Result<()>;
+
+/// Measures the brokers in turn. One that is started here is started for each run, since memory it has used before is
+/// not added any more.
+fn afresh(options: &Options, title: &str, measurement: Measurement) -> Result<()> {
+    let mut columns = Vec::new();
+    let measured = afresh_in(options, measurement, &mut columns);
+    print(title, &columns)?;
+    measured
+}
+
+fn afresh_in(options: &Options, measurement: Measurement, columns: &mut Vec<Column>) -> Result<()> {
+    for _ in 0..options.runs {
+        for (at, (target, pid)) in targets(options).enumerate() {
+            let mut broker = Broker::open(options, target, pid)?;
+            if columns.len() == at {
+                columns.push(Column::new(&broker.name));
+            }
+            let mut rows = Vec::new();
+            let measured = measurement(options, &mut broker, &mut rows);
+            columns[at].runs.push(rows);
+            measured.and(broker.close()).with_context(|| columns[at].name.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the scenario on the brokers in turn: what else the machine does then hits each of them alike.
@@ -54,14 +95,12 @@ fn compare(options: &Options, brokers: &[Broker]) -> Result<()> {
 fn compare_on(options: &Options, brokers: &[Broker], topologies: &mut Vec<Topology>) -> Result<Vec<Column>> {
     let mut columns = Vec::new();
     for broker in brokers {
-        let topology = Topology::declare(options, &broker.address)?;
-        columns.push(Column::new(format!("{} at {}", topology.server(), broker.address)));
-        topologies.push(topology);
+        topologies.push(Topology::declare(options, &broker.address)?);
+        columns.push(Column::new(&broker.name));
     }
     for _ in 0..options.runs {
         for ((broker, topology), column) in brokers.iter().zip(&mut *topologies).zip(&mut columns) {
-            let rows = run(options, broker, topology).with_context(|| column.name.clone())?;
-            column.runs.push(rows);
+            column.runs.push(run::run(options, broker, topology).with_context(|| column.name.clone())?);
         }
     }
     Ok(columns)

@@ -1,6 +1,7 @@
 //! The table of figures: a column for each broker, with the medians of its runs.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,12 +18,23 @@ impl Row {
         Row { name: name.into(), value, decimals }
     }
 
+    /// A time, in milliseconds.
+    pub(crate) fn milliseconds(name: impl AsRef<str>, time: Option<Duration>) -> Row {
+        Row::new(format!("{}, ms", name.as_ref()), time.map(|time| time.as_secs_f64() * 1e3), 1)
+    }
+
+    /// The same figure of another part of the measurement.
+    pub(crate) fn of(mut self, part: &str) -> Row {
+        self.name = format!("{part}: {}", self.name);
+        self
+    }
+
     fn text(&self) -> String {
         self.value.map_or("-".into(), |value| format!("{value:.*}", self.decimals))
     }
 }
 
-/// The figures of one broker: its name and, of each run, the same rows.
+/// The figures of one broker: its name and, of each run, the same rows. A run that failed has the first of them.
 pub(crate) struct Column {
     pub(crate) name: String,
     pub(crate) runs: Vec<Vec<Row>>,

@@ -1,13 +1,16 @@
 //! The exchange, queues and bindings of a scenario.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::connection::{CHANNEL, Connection};
 use super::options::Options;
-use super::wire::{self, Fields, id};
+use super::wire::{self, Arguments, Fields, id};
 
 /// Bindings are sent without waiting for each answer, and this many bytes at a time.
 const BIND_BYTES: usize = 1 << 16;
+/// Methods on queues that are sent before their answers are read: few enough that neither side's socket fills up.
+const PIPELINE: u32 = 500;
+const PASSIVE: u8 = 0b1;
 const DURABLE: u8 = 0b10;
 const NO_WAIT: u8 = 0b1;
 
@@ -22,16 +25,19 @@ pub(crate) struct Route {
 /// What is declared on one broker, under names of this process.
 pub(crate) struct Topology {
     options: Options,
-    control: Connection,
+    address: String,
+    /// `None` while the broker is down.
+    control: Option<Connection>,
     prefix: String,
 }
 
 impl Topology {
     /// Declares everything on the broker at `address`.
     pub(crate) fn declare(options: &Options, address: &str) -> Result<Topology> {
-        let control = Connection::open(options, address, 1 << 16)?;
         let prefix = format!("load.{}", std::process::id());
-        let mut topology = Topology { options: options.clone(), control, prefix };
+        let (options, address) = (options.clone(), address.to_owned());
+        let mut topology = Topology { options, address, control: None, prefix };
+        topology.connect()?;
         match topology.declare_all() {
             Ok(()) => Ok(topology),
             Err(error) => {
@@ -42,9 +48,15 @@ impl Topology {
         }
     }
 
-    /// The broker's name and version.
-    pub(crate) fn server(&self) -> &str {
-        &self.control.server
+    /// Connects to a broker that was started again, at `address`.
+    pub(crate) fn reconnect(&mut self, address: &str) -> Result<()> {
+        self.address = address.to_owned();
+        self.connect()
+    }
+
+    /// Closes the connection, for which a broker that stops would wait.
+    pub(crate) fn disconnect(&mut self) -> Result<()> {
+        self.control.take().map_or(Ok(()), |control| control.close(|_| Ok(())))
     }
 
     /// The exchange to publish to; empty for the default one.
@@ -72,37 +84,103 @@ impl Topology {
 
     /// That every queue is empty: all was delivered, and every ack taken.
     pub(crate) fn check_empty(&mut self) -> Result<()> {
-        for queue in 0..self.options.queues {
-            let name = self.queue(queue);
-            let answer = self.control.call(id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK, |a| {
-                const PASSIVE: u8 = 0b1;
-                a.u16(0).short(&name).u8(PASSIVE).empty_table();
+        match self.messages()? {
+            0 => Ok(()),
+            messages => bail!("the queues hold {messages} messages after the run"),
+        }
+    }
+
+    /// Messages ready in all queues. It fails if a queue is not there.
+    pub(crate) fn messages(&mut self) -> Result<u64> {
+        let mut messages = 0;
+        self.each_queue(
+            (id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK),
+            |a, name| {
+                a.u16(0).short(name).u8(PASSIVE).empty_table();
+            },
+            |mut answer| {
+                messages += u64::from(answer.short().and_then(|_| answer.u32())?);
+                Some(())
+            },
+        )?;
+        Ok(messages)
+    }
+
+    /// Declares all queues.
+    fn declare_queues(&mut self) -> Result<()> {
+        let durable = if self.options.durable { DURABLE } else { 0 };
+        self.each_queue(
+            (id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK),
+            |a, name| {
+                a.u16(0).short(name).u8(durable).empty_table();
+            },
+            |_| Some(()),
+        )
+    }
+
+    /// Deletes all queues; returns how many messages they held.
+    fn delete_queues(&mut self) -> Result<u64> {
+        let mut messages = 0;
+        self.each_queue(
+            (id::QUEUE_DELETE, id::QUEUE_DELETE_OK),
+            |a, name| {
+                a.u16(0).short(name).u8(0);
+            },
+            |mut answer| {
+                messages += u64::from(answer.u32()?);
+                Some(())
+            },
+        )?;
+        Ok(messages)
+    }
+
+    /// Deletes everything.
+    pub(crate) fn delete(mut self) -> Result<()> {
+        // A check that failed may have cost the channel, or the connection.
+        let _ = self.disconnect();
+        self.connect()?;
+        self.delete_queues()?;
+        if self.kind().is_some() {
+            let exchange = self.exchange();
+            self.control()?.call(id::EXCHANGE_DELETE, id::EXCHANGE_DELETE_OK, |a| {
+                a.u16(0).short(&exchange).u8(0);
             })?;
-            let mut fields = Fields(&answer);
-            match fields.short().and_then(|_| fields.u32()) {
-                Some(0) => {}
-                Some(messages) => bail!("queue {queue} holds {messages} messages after the run"),
-                None => bail!("bad queue.declare-ok"),
+        }
+        self.disconnect()
+    }
+
+    /// Sends a method for every queue, `(method, answer)`, and passes the fields of each answer to `each`, which
+    /// returns `None` if they are malformed.
+    fn each_queue(
+        &mut self,
+        (method, answer): (u32, u32),
+        arguments: impl Fn(&mut Arguments<'_>, &str),
+        mut each: impl FnMut(Fields<'_>) -> Option<()>,
+    ) -> Result<()> {
+        let mut left = 0..self.options.queues;
+        while !left.is_empty() {
+            let batch = left.start..left.end.min(left.start + PIPELINE);
+            left.start = batch.end;
+            let mut out = Vec::new();
+            for queue in batch.clone() {
+                wire::method(&mut out, CHANNEL, method, |a| arguments(a, &self.queue(queue)));
+            }
+            self.control()?.send(&out)?;
+            for queue in batch {
+                let fields = self.control()?.wait_for(answer).with_context(|| format!("queue {queue}"))?;
+                each(Fields(&fields)).context("bad answer to a method on a queue")?;
             }
         }
         Ok(())
     }
 
-    /// Deletes everything.
-    pub(crate) fn delete(mut self) -> Result<()> {
-        for queue in 0..self.options.queues {
-            let name = self.queue(queue);
-            self.control.call(id::QUEUE_DELETE, id::QUEUE_DELETE_OK, |a| {
-                a.u16(0).short(&name).u8(0);
-            })?;
-        }
-        if self.kind().is_some() {
-            let exchange = self.exchange();
-            self.control.call(id::EXCHANGE_DELETE, id::EXCHANGE_DELETE_OK, |a| {
-                a.u16(0).short(&exchange).u8(0);
-            })?;
-        }
-        self.control.close(|_| Ok(()))
+    fn connect(&mut self) -> Result<()> {
+        self.control = Some(Connection::open(&self.options, &self.address, 1 << 16)?);
+        Ok(())
+    }
+
+    fn control(&mut self) -> Result<&mut Connection> {
+        self.control.as_mut().context("not connected to the broker")
     }
 
     fn kind(&self) -> Option<&'static str> {
@@ -133,16 +211,11 @@ impl Topology {
         let durable = if self.options.durable { DURABLE } else { 0 };
         if let Some(kind) = self.kind() {
             let exchange = self.exchange();
-            self.control.call(id::EXCHANGE_DECLARE, id::EXCHANGE_DECLARE_OK, |a| {
+            self.control()?.call(id::EXCHANGE_DECLARE, id::EXCHANGE_DECLARE_OK, |a| {
                 a.u16(0).short(&exchange).short(kind).u8(durable).empty_table();
             })?;
         }
-        for queue in 0..self.options.queues {
-            let name = self.queue(queue);
-            self.control.call(id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK, |a| {
-                a.u16(0).short(&name).u8(durable).empty_table();
-            })?;
-        }
+        self.declare_queues()?;
         self.bind_all()
     }
 
@@ -160,12 +233,12 @@ impl Topology {
                 a.empty_table();
             });
             if out.len() >= BIND_BYTES || last {
-                self.control.send(&out)?;
+                self.control()?.send(&out)?;
                 out.clear();
             }
         }
         if bindings > 0 {
-            self.control.wait_for(id::QUEUE_BIND_OK)?;
+            self.control()?.wait_for(id::QUEUE_BIND_OK)?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! cargo bench --bench load -- --start                                # from exec to ready
 //! cargo bench --bench load -- --idle 1000                            # memory of a connection
 //! cargo bench --bench load -- --size 1024 --durable --persistent --confirm 1000 --ack-every 1 --prefetch 1000
+//! cargo bench --bench load -- --backlog 1000000 --size 1024 --ack-every 100 --prefetch 1000
 //! cargo bench --bench load -- --idle-queues 100000                   # memory and files of durable queues
 //! ```
 //!
@@ -23,7 +24,7 @@
 //! confirmed once; every ack must be taken. Otherwise the exit status is 1 (2 for wrong usage).
 //!
 //! A broker that is started here has its data in a directory of its own below `target/tmp` (`--directory` puts it on
-//! another file system), which is removed afterwards. `--idle-queues` ends it with SIGTERM and starts it
+//! another file system), which is removed afterwards. `--backlog` and `--idle-queues` end it with SIGTERM and start it
 //! again, and then with SIGKILL: all times after `exec` count from the start of the new process, one step after the
 //! other, and everything must still be there. A running broker (`--address`) is not restarted.
 
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use load::options::Options;
 
 mod load {
+    pub(crate) mod backlog;
     pub(crate) mod broker;
     pub(crate) mod connection;
     pub(crate) mod consumer;

@@ -6,6 +6,9 @@ use std::str::FromStr;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+/// Publishes that a backlog may have unconfirmed, unless `--confirm` says otherwise.
+const BACKLOG_WINDOW: u32 = 1000;
+
 /// Measures what a message costs an AMQP 0-9-1 broker, and checks that it arrived once and in order.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "load", bin_name = "cargo bench --bench load --")]
@@ -102,6 +105,9 @@ pub(crate) struct Options {
     /// Measure N durable queues without a message instead: memory, open files, restarts
     #[arg(long, value_name = "N", group = "instead", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) idle_queues: Option<u32>,
+    /// Measure N persistent messages that wait for a consumer instead: memory, restarts, draining, purge, delete
+    #[arg(long, value_name = "N", group = "instead", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) backlog: Option<u32>,
 
     /// Given by `cargo bench`; without effect
     #[arg(long, hide = true)]
@@ -155,8 +161,8 @@ impl Options {
             return Err("--pid needs --address HOST:PORT: a program started here is known");
         }
         let copies = self.fanout.is_some() || self.topic.is_some();
-        if copies && self.idle_queues.is_some() {
-            return Err("--idle-queues uses the default exchange: no --fanout, no --topic");
+        if copies && (self.backlog.is_some() || self.idle_queues.is_some()) {
+            return Err("--backlog and --idle-queues use the default exchange: no --fanout, no --topic");
         }
         if self.start && running(&self.address) {
             return Err("--start needs a program to start, not an address");
@@ -177,6 +183,18 @@ impl Options {
     fn imply(&mut self) {
         self.queues = self.fanout.or(self.idle_queues).unwrap_or(self.queues);
         self.durable |= self.idle_queues.is_some();
+        if self.backlog.is_some() {
+            (self.durable, self.persistent, self.max_lag) = (true, true, 0);
+            self.confirm = self.confirm.or(Some(BACKLOG_WINDOW));
+            self.warmup = 0.0;
+        }
+    }
+
+    /// How many messages a publisher has to publish, if it is not a matter of time.
+    pub(crate) fn quota(&self, publisher: u16) -> u64 {
+        let (publisher, publishers) = (u32::from(publisher), u32::from(self.publishers));
+        self.backlog
+            .map_or(u64::MAX, |all| (all / publishers + u32::from(publisher < all % publishers)).into())
     }
 
     /// How many queues get a copy of each message.

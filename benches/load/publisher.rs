@@ -31,6 +31,8 @@ pub(crate) struct Publisher {
     pace: Option<Pace>,
     batch: u64,
     sent: u64,
+    /// Messages to publish in all.
+    quota: u64,
 }
 
 /// What a publisher did.
@@ -72,15 +74,16 @@ impl Publisher {
             pace: options.rate.map(|rate| Pace::new(rate, options.publishers, index)),
             batch: options.batch.into(),
             sent: 0,
+            quota: options.quota(index),
         })
     }
 
-    /// Publishes until told to stop, and waits for the last confirms.
+    /// Publishes all it has to, or until told to stop, and waits for the last confirms.
     pub(crate) fn run(mut self, shared: &Shared) -> Result<Published> {
         if let Some(pace) = &mut self.pace {
             pace.begin(shared.now())?;
         }
-        while !shared.stop.load(Relaxed) {
+        while self.sent < self.quota && !shared.stop.load(Relaxed) {
             let allowed = self.allowed(shared);
             let wait = if allowed > 0 {
                 self.publish(allowed, shared)?;
@@ -104,7 +107,7 @@ impl Publisher {
     fn allowed(&self, shared: &Shared) -> u64 {
         let window = self.window.as_ref().map_or(u64::MAX, Window::room);
         let due = self.pace.as_ref().map_or(u64::MAX, |pace| pace.due(shared.now(), self.sent));
-        self.batch.min(window).min(due).min(shared.lag_room())
+        self.batch.min(self.quota - self.sent).min(window).min(due).min(shared.lag_room())
     }
 
     /// How long to wait for an answer when nothing may be published.

@@ -6,13 +6,16 @@ use super::broker::Broker;
 use super::options::{Options, Target};
 use super::table::{Column, Row, print};
 use super::topology::Topology;
-use super::{idle_queues, resources, run};
+use super::{backlog, idle_queues, resources, run};
 
 /// Measures what the options ask for and prints the report. An error is a failed check as well; what was measured
 /// before it is printed all the same.
 pub(crate) fn measure(options: &Options) -> Result<()> {
     if options.start {
         return start(options);
+    }
+    if let Some(count) = options.backlog {
+        return afresh(options, &format!("backlog of {count}, {}", options.describe()), backlog::measure);
     }
     if let Some(count) = options.idle_queues {
         return afresh(options, &format!("{count} durable queues without a message"), idle_queues::measure);

@@ -40,14 +40,17 @@ pub(crate) struct Shared {
     pub(crate) measure_from: AtomicU64,
     pub(crate) published: AtomicU64,
     pub(crate) delivered: AtomicU64,
+    /// When publishing ends, in seconds; `None` if each publisher has a number of messages to publish.
+    until: Option<f64>,
     copies: u64,
     max_lag: u64,
 }
 
 impl Shared {
-    fn new(options: &Options) -> Shared {
+    pub(crate) fn new(options: &Options) -> Shared {
         Shared {
             begun: Instant::now(),
+            until: options.backlog.is_none().then_some(options.warmup + options.seconds),
             stop: AtomicBool::new(false),
             finish: AtomicBool::new(false),
             abort: AtomicBool::new(false),
@@ -78,8 +81,9 @@ impl Shared {
 
 /// Counters and clocks at one moment.
 #[derive(Clone, Copy)]
-struct Mark {
-    at: f64,
+pub(crate) struct Mark {
+    /// Seconds since the run began.
+    pub(crate) at: f64,
     published: u64,
     delivered: u64,
     broker: Option<Cpu>,
@@ -87,7 +91,7 @@ struct Mark {
 }
 
 impl Mark {
-    fn take(shared: &Shared, broker: Option<Process>) -> Result<Mark> {
+    pub(crate) fn take(shared: &Shared, broker: Option<Process>) -> Result<Mark> {
         Ok(Mark {
             at: shared.seconds(),
             published: shared.published.load(Relaxed),
@@ -96,64 +100,109 @@ impl Mark {
             client: Process::own().cpu()?,
         })
     }
+
+    /// What the broker has used since an earlier mark, if its process is known.
+    pub(crate) fn broker_cpu(&self, from: &Mark) -> Option<Cpu> {
+        from.broker.zip(self.broker).map(|(from, to)| to.since(from))
+    }
+
+    /// What `messages` have cost since an earlier mark.
+    pub(crate) fn cost(&self, from: &Mark, messages: f64) -> Vec<Row> {
+        let broker = self.broker_cpu(from);
+        let per_message = |seconds: f64| seconds * 1e6 / messages;
+        vec![
+            Row::new("broker CPU, us/message", broker.map(|cpu| per_message(cpu.total())), 3),
+            Row::new("  of it user", broker.map(|cpu| per_message(cpu.user)), 3),
+            Row::new("  of it system", broker.map(|cpu| per_message(cpu.system)), 3),
+            Row::new("client CPU, us/message", Some(per_message(self.client.since(from.client).total())), 3),
+        ]
+    }
 }
 
 /// What is left when all threads have ended.
-struct Outcome {
+pub(crate) struct Outcome {
     published: Vec<Published>,
     consumed: Vec<Consumed>,
-    from: Mark,
-    to: Mark,
+    /// When measuring began.
+    pub(crate) from: Mark,
+    /// When the last message had been delivered, or confirmed if none was to be delivered.
+    pub(crate) to: Mark,
+}
+
+/// What the publishers did.
+pub(crate) struct Sent {
+    /// Messages sent, by publisher and queue.
+    pub(crate) sequences: Vec<Vec<u64>>,
+    pub(crate) confirms: Histogram<u64>,
+    lateness: Histogram<u64>,
+}
+
+/// What the consumers saw.
+pub(crate) struct Seen {
+    /// By queue and publisher.
+    streams: Vec<Vec<Stream>>,
+    latency: Histogram<u64>,
+}
+
+impl Outcome {
+    /// Closes all connections.
+    pub(crate) fn close(self, options: &Options) -> Result<(Sent, Seen)> {
+        let streams = vec![vec![Stream::default(); options.publishers.into()]; options.queues as usize];
+        let mut seen = Seen { streams, latency: latencies() };
+        for consumed in self.consumed {
+            let (streams, latency) = consumed.close()?;
+            seen.latency.add(latency)?;
+            for (sum, stream) in seen.streams.iter_mut().zip(streams) {
+                sum.iter_mut().zip(&stream).for_each(|(sum, stream)| sum.merge(stream));
+            }
+        }
+        let mut sent = Sent { sequences: Vec::new(), confirms: latencies(), lateness: latencies() };
+        for published in self.published {
+            published.connection.close(|_| Ok(()))?;
+            sent.confirms.add(published.confirms)?;
+            sent.lateness.add(published.lateness)?;
+            sent.sequences.push(published.sequences);
+        }
+        Ok((sent, seen))
+    }
 }
 
 /// Runs the scenario once and checks it. The rows are the same ones, in the same order, for every broker.
 pub(crate) fn run(options: &Options, broker: &Broker, topology: &mut Topology) -> Result<Vec<Row>> {
-    let publishers: Vec<Publisher> = (0..options.publishers)
-        .map(|index| Publisher::open(options, topology, &broker.address, index))
-        .collect::<Result<_>>()?;
-    let consumers: Vec<Consumer> = (0..options.consumers)
-        .map(|index| Consumer::open(options, topology, &broker.address, index))
-        .collect::<Result<_>>()?;
+    let publishers = publishers(options, broker, topology)?;
+    let consumers = consumers(options, broker, topology)?;
     if let Some(process) = broker.process {
         process.forget_peak();
     }
-
     let shared = Shared::new(options);
     let outcome = conduct(options, &shared, broker.process, publishers, consumers)?;
     let memory = broker.process.map(Process::memory).transpose()?;
+    let mut rows = cost(options, &outcome.from, &outcome.to);
 
-    let mut e2e = latencies();
-    let mut confirms = latencies();
-    let mut lateness = latencies();
-    let mut sequences = Vec::new();
-    let mut streams = vec![vec![Stream::default(); options.publishers.into()]; options.queues as usize];
-    for consumed in outcome.consumed {
-        let (seen, latency) = consumed.close()?;
-        e2e.add(latency)?;
-        for (sum, seen) in streams.iter_mut().zip(seen) {
-            sum.iter_mut().zip(&seen).for_each(|(sum, seen)| sum.merge(seen));
-        }
-    }
-    for published in outcome.published {
-        published.connection.close(|_| Ok(()))?;
-        confirms.add(published.confirms)?;
-        lateness.add(published.lateness)?;
-        sequences.push(published.sequences);
-    }
-    check_streams(options, &sequences, &streams)?;
+    let (sent, seen) = outcome.close(options)?;
+    check_streams(options, &sent.sequences, &seen)?;
     topology.check_empty()?;
 
-    let mut rows = cost(options, &outcome.from, &outcome.to);
-    rows.extend(quantiles("delivery", &e2e, true));
-    rows.extend(quantiles("confirm", &confirms, options.confirm.is_some()));
-    rows.extend(quantiles("sent late", &lateness, options.rate.is_some()));
+    rows.extend(quantiles("delivery", &seen.latency, true));
+    rows.extend(quantiles("confirm", &sent.confirms, options.confirm.is_some()));
+    rows.extend(quantiles("sent late", &sent.lateness, options.rate.is_some()));
     rows.push(Row::new("broker memory, MiB", memory.map(|memory| memory.resident / 1024.0), 1));
     rows.push(Row::new("broker memory at most, MiB", memory.map(|memory| memory.peak / 1024.0), 1));
     Ok(rows)
 }
 
-/// Lets the threads work for the time that the options say, and until all is delivered.
-fn conduct(
+/// All publishers, connected.
+pub(crate) fn publishers(options: &Options, broker: &Broker, topology: &Topology) -> Result<Vec<Publisher>> {
+    (0..options.publishers).map(|index| Publisher::open(options, topology, &broker.address, index)).collect()
+}
+
+/// All consumers, subscribed.
+pub(crate) fn consumers(options: &Options, broker: &Broker, topology: &Topology) -> Result<Vec<Consumer>> {
+    (0..options.consumers).map(|index| Consumer::open(options, topology, &broker.address, index)).collect()
+}
+
+/// Lets the threads work until all is published and, if there are consumers, delivered.
+pub(crate) fn conduct(
     options: &Options,
     shared: &Shared,
     broker: Option<Process>,
@@ -184,7 +233,7 @@ fn conduct(
     })
 }
 
-/// Watches a run until everything published was delivered; returns where measuring began, and when it ended.
+/// Watches a run until all its work is done; returns where measuring began, and when it ended.
 fn watch(
     options: &Options,
     shared: &Shared,
@@ -204,16 +253,16 @@ fn watch(
             from = Mark::take(shared, broker)?;
             shared.measure_from.store(shared.now(), Relaxed);
         }
-        let stopping = now >= options.warmup + options.seconds;
+        let stopping = shared.until.is_some_and(|until| now >= until);
         shared.stop.store(stopping, Relaxed);
-        if consumers.iter().any(ScopedJoinHandle::is_finished)
-            || (!stopping && publishers.iter().any(ScopedJoinHandle::is_finished))
-        {
+        let early =
+            shared.until.is_some() && !stopping && publishers.iter().any(ScopedJoinHandle::is_finished);
+        if early || consumers.iter().any(ScopedJoinHandle::is_finished) {
             bail!("a connection ended early");
         }
         let done = publishers.iter().all(ScopedJoinHandle::is_finished);
         let (published, delivered) = (shared.published.load(Relaxed), shared.delivered.load(Relaxed));
-        if done && delivered >= published * options.copies() {
+        if done && (consumers.is_empty() || delivered >= published * options.copies()) {
             return Ok((from, now));
         }
         if progress.0 != published + delivered {
@@ -237,12 +286,13 @@ fn join<T>(what: &str, threads: Vec<ScopedJoinHandle<'_, Result<T>>>, errors: &m
     results
 }
 
-/// Every queue must have delivered each publisher's messages: all, once, in order.
-fn check_streams(options: &Options, sequences: &[Vec<u64>], streams: &[Vec<Stream>]) -> Result<()> {
+/// Every queue must have delivered each publisher's messages: all, once, in order. `sequences` are the messages sent,
+/// by publisher and queue.
+pub(crate) fn check_streams(options: &Options, sequences: &[Vec<u64>], seen: &Seen) -> Result<()> {
     if (options.size as usize) < STAMP {
         return Ok(());
     }
-    for (queue, streams) in streams.iter().enumerate() {
+    for (queue, streams) in seen.streams.iter().enumerate() {
         for (publisher, stream) in streams.iter().enumerate() {
             // A fanout counts its messages under queue 0, and every queue gets them all.
             let counted = if options.fanout.is_some() { 0 } else { queue };
@@ -258,18 +308,13 @@ fn cost(options: &Options, from: &Mark, to: &Mark) -> Vec<Row> {
     let delivered = (to.delivered - from.delivered) as f64 / options.copies() as f64;
     // What was under way when measuring began was published before it and delivered in it: it counts half.
     let messages = ((to.published - from.published) as f64 + delivered) / 2.0;
-    let broker = from.broker.zip(to.broker).map(|(from, to)| to.since(from));
-    let per_message = |seconds: f64| seconds * 1e6 / messages;
-    vec![
-        Row::new("messages/s", Some(delivered / (to.at - from.at)), 0),
-        Row::new("broker CPU, us/message", broker.map(|cpu| per_message(cpu.total())), 3),
-        Row::new("  of it user", broker.map(|cpu| per_message(cpu.user)), 3),
-        Row::new("  of it system", broker.map(|cpu| per_message(cpu.system)), 3),
-        Row::new("client CPU, us/message", Some(per_message(to.client.since(from.client).total())), 3),
-    ]
+    let mut rows = vec![Row::new("messages/s", Some(delivered / (to.at - from.at)), 0)];
+    rows.extend(to.cost(from, messages));
+    rows
 }
 
-fn quantiles(what: &str, latency: &Histogram<u64>, wanted: bool) -> Vec<Row> {
+/// How a latency is spread; no rows unless it is wanted.
+pub(crate) fn quantiles(what: &str, latency: &Histogram<u64>, wanted: bool) -> Vec<Row> {
     if !wanted {
         return Vec::new();
     }

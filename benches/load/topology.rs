@@ -106,8 +106,24 @@ impl Topology {
         Ok(messages)
     }
 
+    /// Purges all queues; returns how many messages they held.
+    pub(crate) fn purge(&mut self) -> Result<u64> {
+        let mut messages = 0;
+        self.each_queue(
+            (id::QUEUE_PURGE, id::QUEUE_PURGE_OK),
+            |a, name| {
+                a.u16(0).short(name).u8(0);
+            },
+            |mut answer| {
+                messages += u64::from(answer.u32()?);
+                Some(())
+            },
+        )?;
+        Ok(messages)
+    }
+
     /// Declares all queues.
-    fn declare_queues(&mut self) -> Result<()> {
+    pub(crate) fn declare_queues(&mut self) -> Result<()> {
         let durable = if self.options.durable { DURABLE } else { 0 };
         self.each_queue(
             (id::QUEUE_DECLARE, id::QUEUE_DECLARE_OK),
@@ -119,7 +135,7 @@ impl Topology {
     }
 
     /// Deletes all queues; returns how many messages they held.
-    fn delete_queues(&mut self) -> Result<u64> {
+    pub(crate) fn delete_queues(&mut self) -> Result<u64> {
         let mut messages = 0;
         self.each_queue(
             (id::QUEUE_DELETE, id::QUEUE_DELETE_OK),

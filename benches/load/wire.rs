@@ -37,6 +37,8 @@ pub(crate) mod id {
     pub(crate) const QUEUE_DECLARE_OK: u32 = method(50, 11);
     pub(crate) const QUEUE_BIND: u32 = method(50, 20);
     pub(crate) const QUEUE_BIND_OK: u32 = method(50, 21);
+    pub(crate) const QUEUE_PURGE: u32 = method(50, 30);
+    pub(crate) const QUEUE_PURGE_OK: u32 = method(50, 31);
     pub(crate) const QUEUE_DELETE: u32 = method(50, 40);
     pub(crate) const QUEUE_DELETE_OK: u32 = method(50, 41);
     pub(crate) const BASIC_QOS: u32 = method(60, 10);

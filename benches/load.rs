@@ -11,6 +11,7 @@
 //! cargo bench --bench load -- --size 1024 --durable --persistent --confirm 1000 --ack-every 1 --prefetch 1000
 //! cargo bench --bench load -- --backlog 1000000 --size 1024 --ack-every 100 --prefetch 1000
 //! cargo bench --bench load -- --idle-queues 100000                   # memory and files of durable queues
+//! cargo bench --bench load -- --sync --size 1024 --runs 5            # a durable message beside a bare fdatasync
 //! ```
 //!
 //! It speaks raw frames over blocking sockets, one thread per connection. Publishes are encoded once and
@@ -47,6 +48,7 @@ mod load {
     pub(crate) mod restart;
     pub(crate) mod run;
     pub(crate) mod stream;
+    pub(crate) mod sync;
     pub(crate) mod table;
     pub(crate) mod topology;
     pub(crate) mod wire;

@@ -108,6 +108,9 @@ pub(crate) struct Options {
     /// Measure N persistent messages that wait for a consumer instead: memory, restarts, draining, purge, delete
     #[arg(long, value_name = "N", group = "instead", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) backlog: Option<u32>,
+    /// Measure the confirm of one persistent message at a time instead, in turn with a bare append and fdatasync
+    #[arg(long, group = "instead", conflicts_with_all = ["confirm", "rate"])]
+    pub(crate) sync: bool,
 
     /// Given by `cargo bench`; without effect
     #[arg(long, hide = true)]
@@ -161,8 +164,10 @@ impl Options {
             return Err("--pid needs --address HOST:PORT: a program started here is known");
         }
         let copies = self.fanout.is_some() || self.topic.is_some();
-        if copies && (self.backlog.is_some() || self.idle_queues.is_some()) {
-            return Err("--backlog and --idle-queues use the default exchange: no --fanout, no --topic");
+        if copies && (self.sync || self.backlog.is_some() || self.idle_queues.is_some()) {
+            return Err(
+                "--sync, --backlog and --idle-queues use the default exchange: no --fanout, no --topic",
+            );
         }
         if self.start && running(&self.address) {
             return Err("--start needs a program to start, not an address");
@@ -183,9 +188,11 @@ impl Options {
     fn imply(&mut self) {
         self.queues = self.fanout.or(self.idle_queues).unwrap_or(self.queues);
         self.durable |= self.idle_queues.is_some();
-        if self.backlog.is_some() {
+        if self.backlog.is_some() || self.sync {
             (self.durable, self.persistent, self.max_lag) = (true, true, 0);
-            self.confirm = self.confirm.or(Some(BACKLOG_WINDOW));
+            self.confirm = if self.sync { Some(1) } else { self.confirm.or(Some(BACKLOG_WINDOW)) };
+        }
+        if self.backlog.is_some() {
             self.warmup = 0.0;
         }
     }

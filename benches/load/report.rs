@@ -6,7 +6,7 @@ use super::broker::Broker;
 use super::options::{Options, Target};
 use super::table::{Column, Row, print};
 use super::topology::Topology;
-use super::{backlog, idle_queues, resources, run};
+use super::{backlog, idle_queues, resources, run, sync};
 
 /// Measures what the options ask for and prints the report. An error is a failed check as well; what was measured
 /// before it is printed all the same.
@@ -92,19 +92,28 @@ fn compare(options: &Options, brokers: &[Broker]) -> Result<()> {
     let deleted = topologies.into_iter().try_for_each(Topology::delete);
     let columns = result?;
     deleted.context("cleaning up")?;
-    print(&options.describe(), &columns)
+    let title = match options.sync {
+        true => format!("one persistent message of {} bytes at a time, without a consumer", options.size),
+        false => options.describe(),
+    };
+    print(&title, &columns)
 }
 
 fn compare_on(options: &Options, brokers: &[Broker], topologies: &mut Vec<Topology>) -> Result<Vec<Column>> {
+    let mut bare = options.sync.then(|| Column::new(sync::BARE));
     let mut columns = Vec::new();
     for broker in brokers {
         topologies.push(Topology::declare(options, &broker.address)?);
         columns.push(Column::new(&broker.name));
     }
+    let once = if options.sync { sync::confirmed } else { run::run };
     for _ in 0..options.runs {
+        if let Some(bare) = &mut bare {
+            bare.runs.push(sync::bare(options)?);
+        }
         for ((broker, topology), column) in brokers.iter().zip(&mut *topologies).zip(&mut columns) {
-            column.runs.push(run::run(options, broker, topology).with_context(|| column.name.clone())?);
+            column.runs.push(once(options, broker, topology).with_context(|| column.name.clone())?);
         }
     }
-    Ok(columns)
+    Ok(bare.into_iter().chain(columns).collect())
 }

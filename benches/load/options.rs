@@ -191,8 +191,6 @@ impl Options {
         if self.backlog.is_some() || self.sync {
             (self.durable, self.persistent, self.max_lag) = (true, true, 0);
             self.confirm = if self.sync { Some(1) } else { self.confirm.or(Some(BACKLOG_WINDOW)) };
-        }
-        if self.backlog.is_some() {
             self.warmup = 0.0;
         }
     }

@@ -100,20 +100,27 @@ fn compare(options: &Options, brokers: &[Broker]) -> Result<()> {
 }
 
 fn compare_on(options: &Options, brokers: &[Broker], topologies: &mut Vec<Topology>) -> Result<Vec<Column>> {
-    let mut bare = options.sync.then(|| Column::new(sync::BARE));
     let mut columns = Vec::new();
+    if options.sync {
+        columns.push(Column::new(sync::BARE));
+    }
     for broker in brokers {
         topologies.push(Topology::declare(options, &broker.address)?);
         columns.push(Column::new(&broker.name));
     }
-    let once = if options.sync { sync::confirmed } else { run::run };
     for _ in 0..options.runs {
-        if let Some(bare) = &mut bare {
-            bare.runs.push(sync::bare(options)?);
-        }
-        for ((broker, topology), column) in brokers.iter().zip(&mut *topologies).zip(&mut columns) {
-            column.runs.push(once(options, broker, topology).with_context(|| column.name.clone())?);
-        }
+        let runs = match options.sync {
+            true => sync::run(options, brokers, topologies)?,
+            false => in_turn(options, brokers, topologies)?,
+        };
+        columns.iter_mut().zip(runs).for_each(|(column, rows)| column.runs.push(rows));
     }
-    Ok(bare.into_iter().chain(columns).collect())
+    Ok(columns)
+}
+
+fn in_turn(options: &Options, brokers: &[Broker], topologies: &mut [Topology]) -> Result<Vec<Vec<Row>>> {
+    let once = |(broker, topology): (&Broker, _)| {
+        run::run(options, broker, topology).with_context(|| broker.name.clone())
+    };
+    brokers.iter().zip(topologies).map(once).collect()
 }

@@ -9,6 +9,10 @@
 //! * [`server`]: the shell. Sockets, tasks, timers, signals, the log thread; nearly all async code.
 //! * [`config`]: `broker.toml` as types.
 
+// What the rings of tests share is a part of unit tests too, and must find the crate under one name.
+#[cfg(test)]
+extern crate self as leveret;
+
 pub mod amqp;
 pub mod broker;
 pub mod config;

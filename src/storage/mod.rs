@@ -2,6 +2,8 @@
 //!
 //! Synchronous; the log thread of `server` drives it. The only log yet keeps nothing.
 
+pub mod disk;
+
 use std::io;
 
 use crate::broker::journal::Fact;

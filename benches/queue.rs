@@ -37,7 +37,14 @@ impl Bench {
             arguments: QueueArguments::parse(arguments, resource).expect("sound arguments"),
         };
         let permit = Arc::new(Count::new(None)).take().expect("no limit");
-        let handle = Arc::new(QueueHandle::new(QueueId(1), "q".into(), "/".into(), properties, permit));
+        let handle = Arc::new(QueueHandle::new(
+            QueueId(1),
+            "q".into(),
+            "/".into(),
+            properties,
+            permit,
+            Arc::default(),
+        ));
         let outbox = Arc::new(Outbox::new(ConnectionId(1), 1 << 30));
         for place in 0..consumers {
             let spec = ConsumerSpec {
@@ -69,7 +76,7 @@ impl Bench {
         let mut queue = self.handle.lock();
         for item in self.items.drain(..) {
             if let Item::Delivery(delivery) = item {
-                black_box(queue.settle(delivery.slot, delivery.sequence));
+                black_box(queue.settle(delivery.slot, delivery.sequence, &mut self.effects));
             }
         }
     }

@@ -359,3 +359,42 @@ def test_queue_delete_requeues_nothing(channel, connection, name):
     channel.basic_nack(tags[1])
     round_trip(connection)
     assert channel.is_open
+
+
+def get_arriving(channel, queue):
+    """The message at the head as `get` gives it; it may still be on its way there."""
+    wait_until(channel.connection, lambda: counts(channel, queue)[0] > 0)
+    return get(channel, queue)
+
+
+def returned(channel, queue):
+    """Puts the message at the head back, and tells how it came: redelivered, headers."""
+    method, properties, _ = get_arriving(channel, queue)
+    channel.basic_nack(method.delivery_tag, requeue=True)
+    return method.redelivered, properties.headers
+
+
+def test_quorum_queue_counts_deliveries(channel, name):
+    """A.5: basic.get tells the count from 0, a consumer from 1; a header of that name is replaced, others stay."""
+    queue = name()
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    publish(channel, queue, "a", headers={"z": 1, "x-delivery-count": 77})
+    assert returned(channel, queue) == (False, {"x-delivery-count": 0, "z": 1})
+    assert returned(channel, queue) == (True, {"x-delivery-count": 1, "z": 1})
+    inbox = Inbox(channel, queue).wait(1)
+    assert inbox.deliveries[0][1].headers == {"x-delivery-count": 2, "z": 1}
+    channel.basic_ack(inbox.tags[0])
+    publish(channel, queue, "b")
+    assert inbox.wait(2).deliveries[1][1].headers is None
+
+
+@pytest.mark.parametrize("limit, deliveries", [(0, 1), (2, 3), (-1, 1)])
+def test_delivery_limit(channel, name, limit, deliveries):
+    """B.1 x-delivery-limit: so many deliveries may fail, and the message comes once more."""
+    queue = name()
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": limit})
+    publish(channel, queue, "a")
+    for count in range(deliveries):
+        assert returned(channel, queue)[1] == {"x-delivery-count": count}
+    publish(channel, queue, "b")
+    assert get_arriving(channel, queue)[2] == "b"

@@ -32,22 +32,27 @@ impl Run {
         self
     }
 
-    fn output(mut self, arguments: &[&str]) -> Output {
+    fn output(&mut self, arguments: &[&str]) -> Output {
         self.command.args(arguments).output().unwrap()
     }
 
     /// The message of a run that refuses its configuration.
     fn refused(self, arguments: &[&str]) -> String {
+        self.failed(arguments, 2)
+    }
+
+    /// The message of a run that ends with that exit code.
+    fn failed(mut self, arguments: &[&str], code: i32) -> String {
         let output = self.output(arguments);
         let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert_eq!(output.status.code(), Some(code), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
         assert!(output.stdout.is_empty());
         message
     }
 
     /// What `--check-config` says of a valid configuration.
-    fn accepted(self, arguments: &[&str]) -> String {
+    fn accepted(mut self, arguments: &[&str]) -> String {
         let output = self.output(&[&["--check-config"], arguments].concat());
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -127,7 +132,7 @@ fn minus_one_is_the_value_of_a_port_flag() {
 fn a_flag_beats_the_environment_beats_the_file() {
     let warns = |file: &str, variable: &str, flag: &[&str]| {
         let run = Run::new().file("broker.toml", &format!("[log]\nlevel = '{file}'"));
-        let run = run.variable("LEVERET_NO_SUCH_SETTING", "1").variable("LEVERET_LOG_LEVEL", variable);
+        let mut run = run.variable("LEVERET_NO_SUCH_SETTING", "1").variable("LEVERET_LOG_LEVEL", variable);
         let output = run.output(&[&["--data-dir", "broker.toml", "--amqp-port", "0"], flag].concat());
         assert!(!output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).unwrap().contains("LEVERET_NO_SUCH_SETTING")
@@ -140,8 +145,68 @@ fn a_flag_beats_the_environment_beats_the_file() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let output = Run::new().output(&["--no-such-flag"]);
-    assert_eq!(output.status.code(), Some(2));
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["no-such-command"],
+        &["fsck", "--salvage"],
+        &["--salvage", "fsck"],
+        &["fsck", "--amqp-port", "1"],
+        &["--data-dir", "data", "fsck"],
+        &["--salvage=yes"],
+    ] {
+        let output = Run::new().output(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn salvage_is_a_flag_and_not_a_setting() {
+    Run::new().accepted(&["--salvage"]);
+    let message = Run::new().file("broker.toml", "[storage]\nsalvage = true\n").refused(&[]);
+    assert!(message.starts_with("leveret: broker.toml:2: storage.salvage: unknown field"), "{message}");
+}
+
+#[test]
+fn fsck_does_not_make_what_is_missing() {
+    let mut run = Run::new();
+    let output = run.output(&["fsck"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let message = "leveret: there is no data directory data; name another with --data-dir\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), message);
+    assert_eq!(fs::read_dir(run.directory.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn fsck_looks_where_it_is_told_and_leaves_it_as_it_is() {
+    for (name, arguments) in [
+        ("elsewhere", &["fsck", "--data-dir", "elsewhere"][..]),
+        ("configured", &["fsck", "--config", "other.toml"]),
+        ("variable", &["fsck"]),
+    ] {
+        let mut run = Run::new().file("other.toml", "storage.data_dir = 'configured'");
+        if name == "variable" {
+            run = run.variable("LEVERET_DATA_DIR", name);
+        }
+        let path = run.directory.path().join(name);
+        fs::create_dir(&path).unwrap();
+        let output = run.output(arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(String::from_utf8(output.stdout).unwrap().ends_with(&format!("{name} is sound\n")));
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "nothing was made");
+    }
+}
+
+#[test]
+fn a_data_directory_that_is_in_use_exits_with_75() {
+    // A broker that starts after all ends at its ready file.
+    for arguments in [&["fsck"][..], &["--amqp-port", "0", "--ready-file", "no/such/file"]] {
+        let run = Run::new();
+        fs::create_dir(run.directory.path().join("data")).unwrap();
+        let lock = fs::File::create(run.directory.path().join("data/LOCK")).unwrap();
+        lock.lock().unwrap();
+        let message = run.failed(arguments, 75);
+        assert!(message.contains("data directory data is in use by another broker"), "{message}");
+    }
 }
 
 #[test]

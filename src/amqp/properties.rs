@@ -181,13 +181,31 @@ impl<'a> Properties<'a> {
 
     /// Flags and list without any top-level header of that name, everything else as it was.
     pub fn without_header(&self, name: &str) -> Vec<u8> {
-        let Some(headers) = self.headers else { return self.raw.to_vec() };
-        let kept: Vec<u8> = raw_fields(headers)
+        if self.headers.is_none() {
+            return self.raw.to_vec();
+        }
+        Properties { headers: Some(&self.other_headers(name)), ..*self }.encode()
+    }
+
+    /// Flags and list with this number (`l`) as the one top-level header of that name, behind the others, and
+    /// everything else as it was.
+    pub fn with_number_header(&self, name: &str, number: i64) -> Vec<u8> {
+        let mut headers = self.other_headers(name);
+        let name = short(name).as_bytes();
+        headers.push(name.len() as u8);
+        headers.extend_from_slice(name);
+        headers.push(b'l');
+        headers.extend_from_slice(&number.to_be_bytes());
+        Properties { headers: Some(&headers), ..*self }.encode()
+    }
+
+    /// The headers but for those of that name.
+    fn other_headers(&self, name: &str) -> Vec<u8> {
+        raw_fields(self.headers.unwrap_or_default())
             .filter(|(key, ..)| *key != name.as_bytes())
             .flat_map(|(_, _, whole)| whole)
             .copied()
-            .collect();
-        Properties { headers: Some(&kept), ..*self }.encode()
+            .collect()
     }
 }
 
@@ -324,6 +342,19 @@ mod tests {
         let raw = Properties::parse(&raw).unwrap().without_header("BCC");
         let left = Table(vec![("b".into(), Value::I32(1)), ("a".into(), Value::I64(2))]);
         assert_eq!(raw, PropertiesBuilder { headers: Some(left), ..builder() }.encode());
+    }
+
+    #[test]
+    fn a_number_header_takes_the_place_of_those_of_its_name() {
+        let left = vec![("b".into(), Value::I32(1)), ("a".into(), Value::I64(2))];
+        let with = |mut headers: Vec<_>| {
+            headers.push(("BCC".into(), Value::I64(7)));
+            PropertiesBuilder { headers: Some(Table(headers)), ..builder() }.encode()
+        };
+        let raw = builder().encode();
+        assert_eq!(Properties::parse(&raw).unwrap().with_number_header("BCC", 7), with(left));
+        let bare = PropertiesBuilder { headers: None, ..builder() }.encode();
+        assert_eq!(Properties::parse(&bare).unwrap().with_number_header("BCC", 7), with(vec![]));
     }
 
     #[test]

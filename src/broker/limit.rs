@@ -38,13 +38,30 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Count {
     count: AtomicU32,
-    max: Option<u32>,
+    /// `u32::MAX` is no limit.
+    max: AtomicU32,
 }
 
 impl Count {
     /// None yet.
     pub fn new(max: Option<u32>) -> Self {
-        Self { count: AtomicU32::new(0), max }
+        Self { count: AtomicU32::new(0), max: AtomicU32::new(max.unwrap_or(u32::MAX)) }
+    }
+
+    /// Sets the limit. What is above it stays.
+    pub fn set_max(&self, max: Option<u32>) {
+        self.max.store(max.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// The limit.
+    pub fn max(&self) -> Option<u32> {
+        Some(self.max.load(Ordering::Relaxed)).filter(|max| *max != u32::MAX)
+    }
+
+    /// One more, whatever the limit: it was there before the start.
+    pub fn take_again(self: &Arc<Self>) -> Permit {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Permit(Arc::clone(self))
     }
 
     /// One more, until the permit is dropped.
@@ -52,7 +69,7 @@ impl Count {
     /// # Errors
     /// The limit, if it is reached.
     pub fn take(self: &Arc<Self>) -> Result<Permit, u32> {
-        let max = self.max.unwrap_or(u32::MAX);
+        let max = self.max.load(Ordering::Relaxed);
         let taken = self
             .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1));
@@ -108,9 +125,23 @@ impl Counts {
         }
     }
 
-    /// Sets how many connections a virtual host takes. Called before any connects to it.
+    /// Sets how many connections a virtual host takes.
     pub(super) fn limit_virtual_host(&self, name: &str, connections_max: Option<u32>) {
-        self.by_virtual_host.insert(name.into(), Arc::new(Count::new(connections_max)));
+        let new = || Arc::new(Count::new(connections_max));
+        self.by_virtual_host.entry(name.into()).or_insert_with(new).set_max(connections_max);
+    }
+
+    /// How many connections a virtual host takes; `None` if it does not exist.
+    pub(super) fn virtual_host_max(&self, name: &str) -> Option<Option<u32>> {
+        self.by_virtual_host.get(name).map(|count| count.max())
+    }
+
+    /// Sets how many connections and channels a user may have.
+    pub(super) fn limit_user(&self, user: &User) {
+        if let Some(counts) = self.by_user.get(&user.name) {
+            counts.connections.set_max(user.connections_max);
+            counts.channels.set_max(user.channels_max);
+        }
     }
 
     fn of_user(&self, user: &User) -> UserCounts {

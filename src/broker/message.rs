@@ -35,6 +35,8 @@ pub enum PublishedBody<'a> {
 
 /// What comes in front of the names.
 const HEADER_LEN: usize = 8;
+/// Bodies up to this size lie with the rest of the message.
+pub const SMALL_BODY_BYTES_MAX: usize = 4096;
 
 impl Message {
     /// A message from the parts of a publish: names of at most 255 octets, `properties` the flags and the list
@@ -69,6 +71,45 @@ impl Message {
             PublishedBody::Large(body) => Some(Arc::new(body)),
         };
         Self { octets: Arc::from(scratch.as_slice()), large_body }
+    }
+
+    /// The same message from what [`Message::octets`] gave and the large body behind it; `None` if they can't be one.
+    pub fn from_octets(octets: &[u8]) -> Option<Self> {
+        let header = octets.get(..HEADER_LEN)?;
+        let names_len = usize::from(header[0]) + usize::from(header[1]);
+        let properties_len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        let body_start = (HEADER_LEN + names_len).checked_add(properties_len)?;
+        let body = octets.get(body_start..)?;
+        std::str::from_utf8(&octets[HEADER_LEN..HEADER_LEN + names_len]).ok()?;
+        if body.len() <= SMALL_BODY_BYTES_MAX {
+            return Some(Self { octets: Arc::from(octets), large_body: None });
+        }
+        let large_body = Some(Arc::new(Bytes::copy_from_slice(body)));
+        Some(Self { octets: Arc::from(&octets[..body_start]), large_body })
+    }
+
+    /// Everything but a large body, in the form that the type's text shows. It is also the form in the log: it may not
+    /// change.
+    pub fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
+    /// The priority of the message that [`Message::octets`] gave these octets of.
+    pub fn priority_in(octets: &[u8]) -> Option<u8> {
+        octets.get(3).copied()
+    }
+
+    /// The length of the body of the message that [`Message::octets`] gave these octets of, and its body behind them.
+    pub fn body_len_in(octets: &[u8]) -> Option<u64> {
+        let header = octets.get(..HEADER_LEN)?;
+        let properties_len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        let before = HEADER_LEN + usize::from(header[0]) + usize::from(header[1]) + properties_len;
+        octets.len().checked_sub(before).map(|len| len as u64)
+    }
+
+    /// The body, if it is large.
+    pub fn large_body(&self) -> Option<&Bytes> {
+        self.large_body.as_deref()
     }
 
     /// The exchange it was published to.

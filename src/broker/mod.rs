@@ -6,21 +6,25 @@
 //! Nothing waits while it holds one.
 
 pub mod alarm;
+pub mod define;
+pub mod definition;
 pub mod exchange;
 pub mod expiry;
 pub mod journal;
 pub mod limit;
 pub mod message;
 pub mod outbox;
+pub mod pager;
 pub mod permission;
 pub mod queue;
 pub mod refusal;
+pub mod restore;
 pub mod route;
 pub mod user;
 pub mod vhost;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -32,7 +36,9 @@ use self::{
     journal::Journal,
     limit::{Counts, Limits},
     outbox::{ConnectionId, ConsumerId, Outbox},
+    pager::{Load, Loaded, Pager, Served},
     permission::Permissions,
+    queue::QueueHandle,
     user::Users,
     vhost::{Effects, VirtualHost},
 };
@@ -73,6 +79,8 @@ pub struct Broker {
     pub permissions: Permissions,
     /// The facts that must become durable.
     pub journal: Arc<Journal>,
+    /// What of the queues is in memory.
+    pub pager: Arc<Pager>,
     /// Why publishers are blocked, if they are.
     pub alarms: Alarms,
     /// The queues that are deleted when nobody uses them.
@@ -89,6 +97,8 @@ pub struct Broker {
     outboxes: DashMap<ConnectionId, Arc<Outbox>>,
     ids: Arc<AtomicU64>,
     queue_count: Arc<limit::Count>,
+    /// Held while something is defined that is not a virtual host's own.
+    definitions: Mutex<()>,
 }
 
 impl Broker {
@@ -98,6 +108,7 @@ impl Broker {
             users,
             permissions,
             journal: Arc::default(),
+            pager: Arc::default(),
             alarms: Alarms::default(),
             expiry: Expiry::default(),
             queue_count: Arc::new(limit::Count::new(limits.queues_max)),
@@ -108,17 +119,8 @@ impl Broker {
             virtual_hosts: DashMap::new(),
             outboxes: DashMap::new(),
             ids: Arc::new(AtomicU64::new(1)),
+            definitions: Mutex::default(),
         }
-    }
-
-    /// Adds a virtual host, if there is none of that name.
-    pub fn add_virtual_host(&self, name: &str, connections_max: Option<u32>, queues_max: Option<u32>) {
-        self.virtual_hosts.entry(name.into()).or_insert_with(|| {
-            self.counts.limit_virtual_host(name, connections_max);
-            let (ids, journal) = (Arc::clone(&self.ids), Arc::clone(&self.journal));
-            let queue_count = Arc::clone(&self.queue_count);
-            Arc::new(VirtualHost::new(name, ids, journal, queues_max, queue_count))
-        });
     }
 
     /// The virtual host of that name.
@@ -143,6 +145,26 @@ impl Broker {
     pub fn expire_queues(&self, now: Now) {
         let mut effects = Effects::default();
         self.expiry.expire(now, &mut effects);
+        self.conclude(effects);
+    }
+
+    /// Serves a queue that was taken from [`Broker::pager`]: has what it needs loaded, and lets it deliver. If that was
+    /// [`Served::Incomplete`], it is to be served again once the log has written more.
+    ///
+    /// # Errors
+    /// What `load` fails with.
+    pub fn serve<E>(
+        &self,
+        queue: &Arc<QueueHandle>,
+        load: impl FnOnce(&Load) -> Result<Loaded, E>,
+    ) -> Result<Served, E> {
+        let mut effects = Effects::default();
+        let served = pager::serve(queue, load, &mut effects)?;
+        self.conclude(effects);
+        Ok(served)
+    }
+
+    fn conclude(&self, mut effects: Effects) {
         if !effects.facts.is_empty() {
             self.journal.append(&mut effects.facts);
         }
@@ -157,3 +179,6 @@ impl Broker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! `std::task::Waker`, once for a batch, so the domain can wake a task without knowing of tasks.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     message::Message,
-    queue::{QueueHandle, Slot},
+    queue::{QueueHandle, QueueId, Slot},
 };
 
 /// Identity of a connection, never used again.
@@ -38,6 +38,10 @@ pub struct Delivery {
     pub consumer: ConsumerId,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// Whether the log has it, so that it must hear of its end.
+    pub stored: bool,
+    /// How many deliveries of it have failed, as a quorum queue counts them.
+    pub delivery_count: u16,
     /// Where the queue keeps it until it is settled; [`Slot::NONE`] when it needs no acknowledgement.
     pub slot: Slot,
     /// Its sequence number in the queue.
@@ -49,7 +53,12 @@ pub struct Delivery {
 impl Delivery {
     /// What the delivery counts for in an outbox, in octets.
     pub fn outbox_bytes(&self) -> usize {
-        size_of::<Self>() + self.message.memory_bytes()
+        Self::outbox_bytes_of(&self.message)
+    }
+
+    /// What a delivery of that message counts for.
+    pub fn outbox_bytes_of(message: &Message) -> usize {
+        size_of::<Self>() + message.memory_bytes()
     }
 }
 
@@ -78,7 +87,7 @@ pub struct Outbox {
 struct State {
     items: VecDeque<Item>,
     /// Queues that have more for this connection than it has room for.
-    stalled: Vec<Arc<QueueHandle>>,
+    stalled: BTreeMap<QueueId, Arc<QueueHandle>>,
     waker: Option<Waker>,
 }
 
@@ -120,10 +129,10 @@ impl Outbox {
         state.items.push_back(item);
     }
 
-    /// Remembers to tell the queue when there is room again. Bounded by the connection's consumers: a queue
-    /// stalls each of them once.
+    /// Remembers to tell the queue when there is room again: once, however many consumers it has here, since it resumes
+    /// all of them. Bounded by the queues that the connection consumes from.
     pub fn stall(&self, queue: &Arc<QueueHandle>) {
-        self.lock().stalled.push(Arc::clone(queue));
+        self.lock().stalled.entry(queue.id).or_insert_with(|| Arc::clone(queue));
     }
 
     /// Takes every item, up to about `bytes_max` octets of deliveries, behind those in `items`.
@@ -156,7 +165,7 @@ impl Outbox {
         if self.bytes.load(Ordering::Relaxed) > self.high_water_bytes / 4 {
             return Vec::new();
         }
-        std::mem::take(&mut self.lock().stalled)
+        std::mem::take(&mut self.lock().stalled).into_values().collect()
     }
 
     /// Sets who is woken when something arrives from now on. The owner calls it before it looks at anything that

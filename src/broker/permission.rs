@@ -39,7 +39,7 @@ pub enum Access {
 }
 
 /// What a user may do in a virtual host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permission {
     configure: Pattern,
     write: Pattern,
@@ -47,7 +47,7 @@ pub struct Permission {
 }
 
 /// Which routing keys a user may use with a topic exchange.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPermission {
     write: Pattern,
     read: Pattern,
@@ -74,7 +74,18 @@ pub enum PatternError {
 /// Deviation: RabbitMQ takes PCRE. Look-around and back-references are refused here, for matching them can take time
 /// exponential in the length of a name that a client chooses.
 #[derive(Clone, Debug)]
-struct Pattern(Regex);
+struct Pattern {
+    /// As it was given, before names were put in.
+    text: Box<str>,
+    regex: Regex,
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, self.regex.as_str()) == (&other.text, other.regex.as_str())
+    }
+}
+impl Eq for Pattern {}
 
 /// What one user has in one virtual host.
 #[derive(Debug, Default)]
@@ -123,6 +134,16 @@ impl Permissions {
         let allowed =
             |grants: &Grants| grants.topics.get(exchange).is_none_or(|p| p.allows(routing_key, access));
         self.with(user, vhost, allowed).unwrap_or(true)
+    }
+
+    /// What `user` may do in `vhost`; `None` if not even enter it.
+    pub fn get(&self, user: &str, vhost: &str) -> Option<Permission> {
+        self.with(user, vhost, |grants| grants.permission.clone())?
+    }
+
+    /// The topic permission of `user` for `exchange` in `vhost`, if there is one.
+    pub fn get_topic(&self, user: &str, vhost: &str, exchange: &str) -> Option<TopicPermission> {
+        self.with(user, vhost, |grants| grants.topics.get(exchange).cloned())?
     }
 
     /// Gives `user` that permission in `vhost`, in place of the one there was.
@@ -198,6 +219,21 @@ impl Permission {
         })
     }
 
+    /// The pattern of what the user may declare and delete.
+    pub fn configure(&self) -> &str {
+        &self.configure.text
+    }
+
+    /// The pattern of what the user may put messages into.
+    pub fn write(&self) -> &str {
+        &self.write.text
+    }
+
+    /// The pattern of what the user may take messages from.
+    pub fn read(&self) -> &str {
+        &self.read.text
+    }
+
     fn allows(&self, resource: &str, access: Access) -> bool {
         match access {
             Access::Configure => self.configure.finds(resource),
@@ -220,9 +256,22 @@ impl TopicPermission {
             let pattern = pattern.replace("{username}", &regex::escape(user));
             let pattern = pattern.replace("{vhost}", &regex::escape(vhost));
             // Known to MQTT clients only: for others it stands for itself, as in RabbitMQ.
-            Pattern::new(&pattern.replace("{client_id}", r"\{client_id\}"))
+            pattern.replace("{client_id}", r"\{client_id\}")
         };
-        Ok(Self { write: expand(write)?, read: expand(read)? })
+        Ok(Self {
+            write: Pattern::meaning(write, &expand(write))?,
+            read: Pattern::meaning(read, &expand(read))?,
+        })
+    }
+
+    /// The pattern of the keys to publish with, as it was given.
+    pub fn write(&self) -> &str {
+        &self.write.text
+    }
+
+    /// The pattern of the keys to bind with, as it was given.
+    pub fn read(&self) -> &str {
+        &self.read.text
     }
 
     /// There is nothing to configure about a routing key.
@@ -237,18 +286,23 @@ impl TopicPermission {
 
 impl Pattern {
     fn new(pattern: &str) -> Result<Self, PatternError> {
+        Self::meaning(pattern, pattern)
+    }
+
+    /// What is given as `text` and means `pattern`.
+    fn meaning(text: &str, pattern: &str) -> Result<Self, PatternError> {
         if pattern.len() > PATTERN_BYTES_MAX {
             return Err(PatternError::TooLong);
         }
         let source = if pattern.is_empty() { "^$" } else { pattern };
         let regex = RegexBuilder::new(source).size_limit(COMPILED_BYTES_MAX).build();
         regex
-            .map(Self)
+            .map(|regex| Self { text: text.into(), regex })
             .map_err(|error| PatternError::Syntax { pattern: pattern.into(), reason: reason(&error) })
     }
 
     fn finds(&self, name: &str) -> bool {
-        self.0.is_match(name)
+        self.regex.is_match(name)
     }
 }
 
@@ -341,6 +395,14 @@ mod tests {
         assert!(pattern.allows("a.b@v", Access::Write));
         assert!(!pattern.allows("axb@v", Access::Write));
         assert!(pattern.allows("{client_id}", Access::Read));
+    }
+
+    #[test]
+    fn patterns_are_told_as_they_were_given() {
+        let permission = Permission::new("", "^w", ".*").unwrap();
+        assert_eq!([permission.configure(), permission.write(), permission.read()], ["", "^w", ".*"]);
+        let permission = TopicPermission::new("ann", "/", "^{username}-{client_id}", "{vhost}").unwrap();
+        assert_eq!([permission.write(), permission.read()], ["^{username}-{client_id}", "{vhost}"]);
     }
 
     #[test]

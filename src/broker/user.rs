@@ -19,7 +19,7 @@ pub struct Users {
 }
 
 /// Someone who may connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The name, which is also what `user_id` of a message must say.
     pub name: Arc<str>,
@@ -36,7 +36,7 @@ pub struct User {
 }
 
 /// A password as it is kept: a salt, and the hash of salt and password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash {
     algorithm: HashingAlgorithm,
     salt: Salt,
@@ -116,9 +116,10 @@ impl Users {
     }
 
     /// Adds a user, or replaces the one of that name. Connections that are open keep what they were given.
-    pub fn put(&self, user: User) {
+    pub fn put(&self, user: impl Into<Arc<User>>) {
+        let user = user.into();
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.insert(Arc::clone(&user.name), Arc::new(user));
+        by_name.insert(Arc::clone(&user.name), user);
     }
 
     /// Removes the user of that name; whether there was one.
@@ -158,6 +159,16 @@ impl PasswordHash {
             }
             _ => Err(error),
         }
+    }
+
+    /// RabbitMQ's form, which [`PasswordHash::from_base64`] reads.
+    pub fn to_base64(&self) -> String {
+        BASE64_STANDARD.encode([&self.salt[..], &self.digest].concat())
+    }
+
+    /// The hash function.
+    pub fn algorithm(&self) -> HashingAlgorithm {
+        self.algorithm
     }
 
     /// Whether that is the password. Takes as long for any password of that length.
@@ -273,12 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn rabbitmqs_hashes_are_read() {
+    fn rabbitmqs_hashes_are_read_and_written() {
         for (algorithm, text) in
             [(HashingAlgorithm::Sha256, RABBITMQ_SHA256), (HashingAlgorithm::Sha512, SHA512)]
         {
             let hash = PasswordHash::from_base64(algorithm, text).unwrap();
             assert!(hash.verify(b"pw") && !hash.verify(b"pW"));
+            assert_eq!((hash.algorithm(), hash.to_base64().as_str()), (algorithm, text));
         }
     }
 

@@ -16,10 +16,12 @@ use dashmap::DashMap;
 use rand::Rng as _;
 
 use super::{
+    definition::{Binding, Definition},
     exchange::{Bindings, ExchangeKind},
-    journal::{BindingFact, Fact, Journal, Lsn},
+    journal::{Fact, Journal, Lsn},
     limit,
     outbox::{ConnectionId, ConsumerId, Item, Outbox, Wakes},
+    pager::Pager,
     queue::{ConsumerKey, QueueArguments, QueueHandle, QueueId, QueueProperties, comparable, inequivalent},
     refusal::{Refusal, Resource},
 };
@@ -177,6 +179,38 @@ pub struct Effects {
     pub recorded: Lsn,
     /// Who must be told.
     pub wakes: Wakes,
+    /// Whether a change comes from the log: then it is recorded there, and so is everything that it led to.
+    pub is_replay: bool,
+}
+
+impl Effects {
+    /// A message that the log has left its queue for good.
+    pub fn settled(&mut self, queue: QueueId, sequence: u64, body_bytes: u32) {
+        let body_bytes = u64::from(body_bytes);
+        match self.facts.last_mut() {
+            Some(Fact::Settle { queue: last, sequences, body_bytes: sum }) if *last == queue => {
+                sequences.push(sequence);
+                *sum += body_bytes;
+            }
+            _ => self.facts.push(Fact::Settle { queue, sequences: vec![sequence], body_bytes }),
+        }
+    }
+
+    /// A message that the log has came back to a quorum queue.
+    pub fn returned(&mut self, queue: QueueId, sequence: u64) {
+        match self.facts.last_mut() {
+            Some(Fact::Return { queue: last, sequences }) if *last == queue => sequences.push(sequence),
+            _ => self.facts.push(Fact::Return { queue, sequences: vec![sequence] }),
+        }
+    }
+
+    /// Messages of a durable queue were delivered, none above that sequence number.
+    pub fn delivered(&mut self, queue: QueueId, up_to: u64) {
+        match self.facts.last_mut() {
+            Some(Fact::Delivered { queue: last, up_to: before }) if *last == queue => *before = up_to,
+            _ => self.facts.push(Fact::Delivered { queue, up_to }),
+        }
+    }
 }
 
 /// See the module's text.
@@ -190,7 +224,10 @@ pub struct VirtualHost {
     generation: AtomicU64,
     ids: Arc<AtomicU64>,
     journal: Arc<Journal>,
-    queues_max: Option<u32>,
+    pager: Arc<Pager>,
+    recorded: AtomicU64,
+    /// `u32::MAX` is no limit.
+    queues_max: AtomicU32,
     queue_count: AtomicU32,
     node_queue_count: Arc<limit::Count>,
 }
@@ -230,6 +267,7 @@ impl VirtualHost {
         name: &str,
         ids: Arc<AtomicU64>,
         journal: Arc<Journal>,
+        pager: Arc<Pager>,
         queues_max: Option<u32>,
         node_queue_count: Arc<limit::Count>,
     ) -> Self {
@@ -241,7 +279,9 @@ impl VirtualHost {
             generation: AtomicU64::new(1),
             ids,
             journal,
-            queues_max,
+            pager,
+            recorded: AtomicU64::new(0),
+            queues_max: AtomicU32::new(queues_max.unwrap_or(u32::MAX)),
             queue_count: AtomicU32::new(0),
             node_queue_count,
         };
@@ -262,6 +302,16 @@ impl VirtualHost {
     /// Moves with every change that a route may depend on.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// How many queues it holds; `None` for no limit.
+    pub fn queues_max(&self) -> Option<u32> {
+        Some(self.queues_max.load(Ordering::Relaxed)).filter(|max| *max != u32::MAX)
+    }
+
+    /// Sets how many queues it holds. Those above it stay.
+    pub(super) fn set_queues_max(&self, max: Option<u32>) {
+        self.queues_max.store(max.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// The exchange of that name.
@@ -306,8 +356,17 @@ impl VirtualHost {
 
     /// Puts a definition into the journal. Called under the topology's lock and before the change can be seen, so that
     /// the journal has definitions in their order, and each before what builds on it.
-    fn record(&self, fact: Fact, effects: &mut Effects) {
-        effects.recorded = self.journal.append(&mut vec![fact]);
+    fn record(&self, definition: Definition, effects: &mut Effects) {
+        if effects.is_replay {
+            return;
+        }
+        effects.recorded = self.journal.append(&mut vec![Fact::Define(definition)]);
+        self.recorded.store(effects.recorded.0, Ordering::Release);
+    }
+
+    /// The last definition that is in the journal.
+    pub fn recorded(&self) -> Lsn {
+        Lsn(self.recorded.load(Ordering::Acquire))
     }
 
     fn next_id(&self) -> u64 {
@@ -339,7 +398,7 @@ impl VirtualHost {
         };
         let name: Arc<str> = spec.name.into();
         if spec.durable {
-            let fact = Fact::ExchangeDeclared {
+            let definition = Definition::ExchangeDeclared {
                 virtual_host: Arc::clone(&self.name),
                 name: Arc::clone(&name),
                 kind: spec.kind.name(),
@@ -347,7 +406,7 @@ impl VirtualHost {
                 internal: spec.internal,
                 arguments: spec.arguments.clone(),
             };
-            self.record(fact, effects);
+            self.record(definition, effects);
         }
         self.insert_exchange(name, properties);
         Ok(())
@@ -383,20 +442,23 @@ impl VirtualHost {
     fn remove_exchange(&self, topology: &mut Topology, exchange: &Arc<Exchange>, effects: &mut Effects) {
         let mut doomed = vec![Arc::clone(exchange)];
         while let Some(exchange) = doomed.pop() {
+            if exchange.properties.durable {
+                let definition = Definition::ExchangeDeleted {
+                    virtual_host: Arc::clone(&self.name),
+                    name: Arc::clone(&exchange.name),
+                };
+                self.record(definition, effects);
+            }
             self.exchanges.remove(&exchange.name);
             let unbound = Bindings::new(exchange.properties.kind);
             let bindings = std::mem::replace(&mut *write(&exchange.bindings), unbound);
             for (_, _, destination) in bindings.iter() {
                 topology.forget_source(destination.id(), &exchange.name);
             }
-            if exchange.properties.durable {
-                let fact = Fact::ExchangeDeleted {
-                    virtual_host: Arc::clone(&self.name),
-                    name: Arc::clone(&exchange.name),
-                };
-                self.record(fact, effects);
+            let over = self.unbind_everywhere(topology, &Destination::Exchange(exchange));
+            if !effects.is_replay {
+                doomed.extend(over);
             }
-            doomed.extend(self.unbind_everywhere(topology, &Destination::Exchange(exchange)));
         }
         self.changed();
     }
@@ -420,7 +482,7 @@ impl VirtualHost {
         if added {
             *topology.count(destination.id(), &source.name) += 1;
             if source.properties.durable && destination.is_durable() {
-                self.record(Fact::Bound(self.binding_fact(&source, destination, spec)), effects);
+                self.record(Definition::Bound(self.binding_definition(&source, destination, spec)), effects);
             }
             self.changed();
         }
@@ -440,13 +502,13 @@ impl VirtualHost {
         }
     }
 
-    fn binding_fact(
+    fn binding_definition(
         &self,
         source: &Exchange,
         destination: &Destination,
         spec: BindingSpec<'_>,
-    ) -> BindingFact {
-        BindingFact {
+    ) -> Binding {
+        Binding {
             virtual_host: Arc::clone(&self.name),
             source: Arc::clone(&source.name),
             to_exchange: matches!(destination, Destination::Exchange(_)),
@@ -478,10 +540,10 @@ impl VirtualHost {
             topology.forget_source(destination.id(), &source.name);
         }
         if source.properties.durable && destination.is_durable() {
-            self.record(Fact::Unbound(self.binding_fact(&source, destination, spec)), effects);
+            self.record(Definition::Unbound(self.binding_definition(&source, destination, spec)), effects);
         }
         self.changed();
-        if is_over(&source) {
+        if is_over(&source) && !effects.is_replay {
             self.remove_exchange(&mut topology, &source, effects);
         }
     }
@@ -529,21 +591,51 @@ impl VirtualHost {
             Arc::clone(&self.name),
             properties,
             permit,
+            Arc::clone(&self.pager),
         );
         let queue = Arc::new(queue);
         if queue.properties.durable {
-            let fact = Fact::QueueDeclared {
+            let definition = Definition::QueueDeclared {
                 virtual_host: Arc::clone(&self.name),
                 id: queue.id,
                 name: Arc::clone(&name),
                 auto_delete: spec.auto_delete,
                 arguments: spec.arguments.clone(),
             };
-            self.record(fact, effects);
+            self.record(definition, effects);
         }
-        self.queues.insert(name, Arc::clone(&queue));
+        self.insert_queue(&queue);
+        Ok(queue)
+    }
+
+    fn insert_queue(&self, queue: &Arc<QueueHandle>) {
+        self.queues.insert(Arc::clone(&queue.name), Arc::clone(queue));
         self.queue_count.fetch_add(1, Ordering::Relaxed);
         self.changed();
+    }
+
+    /// Puts a durable queue back that was there before the start.
+    ///
+    /// # Errors
+    /// 405 if there is one of that name, 406 for bad arguments.
+    pub(super) fn restore_queue(
+        &self,
+        id: QueueId,
+        name: &Arc<str>,
+        auto_delete: bool,
+        table: Table,
+    ) -> Result<Arc<QueueHandle>, Refusal> {
+        let _topology = self.topology();
+        let resource = self.queue_resource(name);
+        if self.queues.contains_key(name) {
+            return Err(Refusal::locked(resource));
+        }
+        let arguments = QueueArguments::parse(&table, resource)?;
+        let properties = QueueProperties { durable: true, auto_delete, exclusive: None, table, arguments };
+        let permit = self.node_queue_count.take_again();
+        let (host, pager) = (Arc::clone(&self.name), Arc::clone(&self.pager));
+        let queue = Arc::new(QueueHandle::new(id, Arc::clone(name), host, properties, permit, pager));
+        self.insert_queue(&queue);
         Ok(queue)
     }
 
@@ -552,7 +644,7 @@ impl VirtualHost {
             let text = format!("cannot declare queue '{name}': queue limit in {place} ({max}) is reached");
             Refusal::precondition_failed(text)
         };
-        if let Some(max) = self.queues_max
+        if let Some(max) = self.queues_max()
             && self.queue_count.load(Ordering::Relaxed) >= max
         {
             return Err(refused(format!("vhost '{}'", self.name), max));
@@ -603,15 +695,16 @@ impl VirtualHost {
             if let Some(reason) = failed {
                 return Err(Refusal::precondition_failed(format!("{} {reason}", queue.resource())));
             }
-            queue_locked.delete()
+            queue_locked.delete(effects)
         };
+        if queue.properties.durable {
+            self.record(Definition::QueueDeleted { id: queue.id }, effects);
+        }
         self.queues.remove(&queue.name);
         self.queue_count.fetch_sub(1, Ordering::Relaxed);
-        if queue.properties.durable {
-            self.record(Fact::QueueDeleted { id: queue.id }, effects);
-        }
-        for exchange in self.unbind_everywhere(&mut topology, &Destination::Queue(Arc::clone(queue))) {
-            self.remove_exchange(&mut topology, &exchange, effects);
+        let over = self.unbind_everywhere(&mut topology, &Destination::Queue(Arc::clone(queue)));
+        if !effects.is_replay {
+            over.iter().for_each(|exchange| self.remove_exchange(&mut topology, exchange, effects));
         }
         self.changed();
         notify_cancelled(&consumers, &mut effects.wakes);
@@ -764,7 +857,14 @@ mod tests {
     use super::*;
 
     fn host() -> VirtualHost {
-        VirtualHost::new("/", Arc::default(), Arc::default(), None, Arc::new(limit::Count::new(None)))
+        VirtualHost::new(
+            "/",
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+            None,
+            Arc::new(limit::Count::new(None)),
+        )
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::{Config, ConfigError, Limits, User};
+use super::{Config, ConfigError, Limits, Storage, User};
 use crate::broker::permission;
 
 /// Something wrong with a key, before it is known where the key was set.
@@ -36,9 +36,7 @@ impl Fault {
 pub(super) fn check(config: &Config) -> Result<(), Fault> {
     check_limits(&config.limits)?;
     check_compatibility(config)?;
-    if config.storage.data_dir.as_os_str().is_empty() {
-        return Err(Fault::new("storage.data_dir", "the path is empty"));
-    }
+    check_storage(&config.storage)?;
     let mut vhosts = HashSet::new();
     for (index, vhost) in config.vhosts.iter().enumerate() {
         let key = format!("vhosts[{index}].name");
@@ -69,6 +67,19 @@ fn check_limits(limits: &Limits) -> Result<(), Fault> {
     let unsent = limits.unsent_bytes_per_connection;
     in_range("limits.unsent_bytes_per_connection", unsent, 4096..=1 << 30, "bytes")?;
     in_range("limits.tcp_backlog", limits.tcp_backlog, 1..=65_535, "connections")
+}
+
+fn check_storage(storage: &Storage) -> Result<(), Fault> {
+    if storage.data_dir.as_os_str().is_empty() {
+        return Err(Fault::new("storage.data_dir", "the path is empty"));
+    }
+    let (key, bytes) = ("storage.segment_bytes", storage.segment_bytes);
+    in_range(key, bytes, 64 << 10..=1 << 30, "bytes")?;
+    if bytes % 4096 == 0 {
+        Ok(())
+    } else {
+        Err(Fault::new(key, format!("{bytes} is not a multiple of 4096")))
+    }
 }
 
 /// They travel as strings in a frame that every client must accept, so they stay short.

@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
     use crate::broker::permission::Access;
-    use crate::config::Port;
+    use crate::config::{DiskFreeLimit, Port, SyncPolicy};
 
     fn load(flags: &Flags, environment: &[(&str, &str)], file: &str) -> Result<Config, String> {
         let mut written = NamedTempFile::new().unwrap();
@@ -309,6 +309,8 @@ mod tests {
             ("LEVERET_COMPATIBILITY_VERSION", "4.0"),
             ("LEVERET_LIMITS_MEMORY_HIGH_WATERMARK", "0.5"),
             ("LEVERET_LIMITS_QUEUES_MAX", "5"),
+            ("LEVERET_LIMITS_DISK_FREE_LIMIT", "0"),
+            ("LEVERET_STORAGE_SYNC", "interval:50"),
         ])
         .unwrap();
         assert_eq!(config.storage.data_dir, Path::new("/d"));
@@ -318,6 +320,8 @@ mod tests {
         assert_eq!(config.compatibility.version, "4.0");
         assert_eq!(config.limits.memory_high_watermark.in_bytes(10), 5);
         assert_eq!(config.limits.queues_max, Some(5));
+        assert_eq!(config.limits.disk_free_limit, DiskFreeLimit::Bytes(0));
+        assert_eq!(config.storage.sync, SyncPolicy::IntervalMs(50));
     }
 
     #[test]
@@ -372,6 +376,20 @@ mod tests {
             ("log = 1", "FILE:1: log: invalid type: integer `1`, expected a section"),
             ("users = [1]", "FILE:1: users[0]: invalid type: integer `1`, expected a table"),
             ("storage.data_dir = ''", "FILE:1: storage.data_dir: the path is empty"),
+            (
+                "storage.segment_bytes = 4096",
+                "FILE:1: storage.segment_bytes: 4096 is not from 65536 to 1073741824",
+            ),
+            (
+                "storage.segment_bytes = 65537",
+                "FILE:1: storage.segment_bytes: 65537 is not a multiple of 4096",
+            ),
+            ("[storage]\nsync = 'often'", "FILE:2: storage.sync: \"often\" is not \"always\", \"never\" or"),
+            (
+                "limits.ready_bytes_in_memory = -1",
+                "FILE:1: limits.ready_bytes_in_memory: invalid value: integer `-1`, expected a whole number from 0",
+            ),
+            ("limits.disk_free_limit = -1", "FILE:1: limits.disk_free_limit: -1 is not a number of bytes"),
             ("[compatibility]\nproduct = ''", "FILE:2: compatibility.product: a name has 1 to 255 bytes"),
             ("[[vhosts]]\nname = '/'\n[[vhosts]]\nname = '/'", "FILE:4: vhosts[1].name: '/' is there twice"),
             ("[[users]]\npassword = 'x'", "FILE:1: users[0]: missing field `name`"),

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 pub use layers::{Environment, Flags, unknown_variables};
 pub use users::{Permission, TopicPermission, User, Vhost};
-pub use value::{Level, LogFormat, Port, Secret, Watermark};
+pub use value::{DiskFreeLimit, Level, LogFormat, Port, Secret, SyncPolicy, Watermark};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -60,9 +60,13 @@ pub struct Listeners {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section")]
 pub struct Storage {
-    /// The data directory, made if missing; a relative path starts at the working directory. This version keeps
-    /// messages in memory and only a LOCK file there.
+    /// The data directory, made if missing; a relative path starts at the working directory.
     pub data_dir: PathBuf,
+    /// The length of a segment, the kind of file that the log consists of, in bytes: 64 KiB to 1 GiB, a multiple of
+    /// 4096.
+    pub segment_bytes: u64,
+    /// When what was written is synced, and so what a confirm promises.
+    pub sync: SyncPolicy,
 }
 
 /// `[log]`: what is logged, and how. The log goes to standard error.
@@ -118,8 +122,13 @@ pub struct Limits {
     /// The high-water mark of what waits to be written to one connection, in bytes: 4096 to 1 GiB. Deliveries to a
     /// connection pause above it.
     pub unsent_bytes_per_connection: u32,
+    /// How many bytes of ready messages the queues keep in memory, all together. What is more than that they have on
+    /// disk only.
+    pub ready_bytes_in_memory: u64,
     /// How much memory may be in use before publishers are blocked.
     pub memory_high_watermark: Watermark,
+    /// How much space must be free on the file system of the data directory, lest publishers are blocked.
+    pub disk_free_limit: DiskFreeLimit,
     /// How many connections the system may hold ready for the broker to accept: 1 to 65535.
     pub tcp_backlog: u32,
 }
@@ -151,7 +160,7 @@ impl Default for Listeners {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { data_dir: "data".into() }
+        Self { data_dir: "data".into(), segment_bytes: 64 << 20, sync: SyncPolicy::Always }
     }
 }
 
@@ -184,7 +193,9 @@ impl Default for Limits {
             consumers_per_channel_max: Some(65_535),
             queues_max: None,
             unsent_bytes_per_connection: 524_288,
+            ready_bytes_in_memory: 16 << 20,
             memory_high_watermark: Watermark::Fraction(0.6),
+            disk_free_limit: DiskFreeLimit::Auto,
             tcp_backlog: 1024,
         }
     }

@@ -30,6 +30,30 @@ pub enum Watermark {
     Bytes(u64),
 }
 
+/// How much disk space must be free, lest publishers are blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFreeLimit {
+    /// 1 GiB, or room for eight segments if that is more; but at most a tenth of the file system, so that a small one is
+    /// not too small from the start. In the file, `"auto"`.
+    Auto,
+    /// That many bytes; 0 if nothing is to be blocked.
+    Bytes(u64),
+}
+
+/// When what was written is synced: passed on to the disk and kept there whatever happens to the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Before it is confirmed: what was confirmed survives a power loss.
+    Always,
+    /// At most so many milliseconds after it was written, 1 to 60000. What was confirmed survives a crash of the broker;
+    /// a power loss, or a crash of the system, may take what was confirmed in that time before it. In the file,
+    /// `"interval:<ms>"`.
+    IntervalMs(u64),
+    /// Only when the broker stops in good order. What was confirmed survives a crash of the broker; a power loss, or a
+    /// crash of the system, may take whatever the system had not written by itself.
+    Never,
+}
+
 /// The severity of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +119,16 @@ impl Watermark {
     }
 }
 
+impl DiskFreeLimit {
+    /// The limit in bytes, on a file system of `total` bytes with segments of `segment` bytes.
+    pub fn in_bytes(self, total: u64, segment: u64) -> u64 {
+        match self {
+            Self::Auto => (8 * segment).max(1 << 30).min(total / 10),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 impl Level {
     /// The level as [`tracing`] names it.
     pub fn filter(self) -> tracing::level_filters::LevelFilter {
@@ -142,6 +176,35 @@ impl<'de> Deserialize<'de> for Watermark {
                 Err(unexpected(&value, "a part of the memory such as 0.6, at most 1.0, or a number of bytes"))
             }
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for DiskFreeLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        match &value {
+            Value::Integer(bytes @ 0..) => Ok(Self::Bytes(bytes.unsigned_abs())),
+            Value::String(text) if text == "auto" => Ok(Self::Auto),
+            _ => Err(unexpected(&value, "a number of bytes, 0 for no limit, or \"auto\"")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SyncPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let policy = match value.as_str() {
+            Some("always") => Some(Self::Always),
+            Some("never") => Some(Self::Never),
+            Some(text) => {
+                let ms = text.strip_prefix("interval:").and_then(|ms| ms.parse().ok());
+                ms.filter(|ms| (1..=60_000).contains(ms)).map(Self::IntervalMs)
+            }
+            None => None,
+        };
+        policy.ok_or_else(|| {
+            unexpected(&value, "\"always\", \"never\" or \"interval:<ms>\" with 1 to 60000 milliseconds")
+        })
     }
 }
 
@@ -232,6 +295,38 @@ mod tests {
         assert_eq!(watermark("1"), Ok(1));
         for wrong in ["0.0", "1.1", "-0.5", "nan", "0", "-1", "'60%'"] {
             assert!(watermark(wrong).unwrap_err().contains("is not a part of the memory"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_disk_limit_is_bytes_or_follows_from_the_disk() {
+        let limit = |value: &str| {
+            let config = config(&format!("[limits]\ndisk_free_limit = {value}"))?;
+            Ok::<_, String>(config.limits.disk_free_limit)
+        };
+        assert_eq!(limit("0"), Ok(DiskFreeLimit::Bytes(0)));
+        assert_eq!(limit("50000000"), Ok(DiskFreeLimit::Bytes(50_000_000)));
+        assert_eq!(limit("'auto'"), Ok(DiskFreeLimit::Auto));
+        for wrong in ["-1", "0.5", "'1 GB'", "true"] {
+            assert!(limit(wrong).unwrap_err().contains("is not a number of bytes"), "{wrong}");
+        }
+        let auto = |total, segment| DiskFreeLimit::Auto.in_bytes(total, segment);
+        assert_eq!(auto(100 << 30, 64 << 20), 1 << 30);
+        assert_eq!(auto(5 << 30, 64 << 20), 512 << 20, "a small disk");
+        assert_eq!(auto(100 << 30, 1 << 30), 8 << 30, "large segments");
+        assert_eq!(DiskFreeLimit::Bytes(1 << 40).in_bytes(1 << 30, 1), 1 << 40, "what was asked for");
+    }
+
+    #[test]
+    fn a_sync_policy_is_a_word_or_an_interval() {
+        let sync =
+            |value: &str| config(&format!("[storage]\nsync = {value}")).map(|config| config.storage.sync);
+        assert_eq!(sync("'always'"), Ok(SyncPolicy::Always));
+        assert_eq!(sync("'never'"), Ok(SyncPolicy::Never));
+        assert_eq!(sync("'interval:1'"), Ok(SyncPolicy::IntervalMs(1)));
+        assert_eq!(sync("'interval:60000'"), Ok(SyncPolicy::IntervalMs(60_000)));
+        for wrong in ["'interval'", "'interval:0'", "'interval:60001'", "'interval:1s'", "100", "'Always'"] {
+            assert!(sync(wrong).unwrap_err().contains("is not \"always\", \"never\" or"), "{wrong}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The only place that reads the clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::broker::Now;
 
@@ -19,6 +19,11 @@ impl Clock {
     /// The time.
     pub(super) fn now(&self) -> Now {
         Now { monotonic_ms: millis(self.start.elapsed()) }
+    }
+
+    /// Milliseconds since 1970, on the clock on the wall, which may go back; 0 before 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
     /// The instant at which the monotonic clock shows that time.

@@ -3,10 +3,13 @@
 mod clock;
 mod connection;
 mod data_dir;
+mod disk_space;
 mod expiry;
 mod listener;
 mod log_thread;
 mod memory;
+mod reader_thread;
+mod thread;
 
 use std::{
     io,
@@ -19,13 +22,13 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
-use tracing::info;
+use tracing::{info, warn};
 
-use self::{clock::Clock, data_dir::DataDir, listener::Listener};
+use self::{clock::Clock, data_dir::DataDir, disk_space::DiskSpace, listener::Listener};
 use crate::{
     broker::{Broker, Identity, limit::Limits},
-    config::Config,
-    storage::NullLog,
+    config::{Config, Storage},
+    storage::{self, StorageError, disk::FileDisk},
 };
 
 /// Why the broker can't run, or had to stop.
@@ -45,13 +48,28 @@ pub enum RunError {
         /// The directory.
         path: PathBuf,
     },
-    /// The data directory can't be used, or writing to it failed.
+    /// There is no data directory to look at.
+    #[error("there is no data directory {}; name another with --data-dir", path.display())]
+    NoDataDir {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The data directory can't be made or locked.
     #[error("cannot use data directory {}: {source}", path.display())]
-    Storage {
-        /// The directory or file.
+    DataDir {
+        /// The directory.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// Storage can't be opened, read or written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A thread of the storage ended by a bug of ours.
+    #[error("the {thread} thread panicked")]
+    Panicked {
+        /// Its name.
+        thread: &'static str,
     },
     /// The ready file can't be written.
     #[error("cannot write the ready file {}: {source}", path.display())]
@@ -70,34 +88,66 @@ impl RunError {
     /// The process's exit code: 2 for usage, 74 for storage, 75 for what another process has.
     pub fn exit_code(&self) -> u8 {
         match self {
-            RunError::Storage { .. } => 74,
+            RunError::DataDir { .. } | RunError::Storage(_) | RunError::Panicked { .. } => 74,
             RunError::Listen { .. } | RunError::DataDirLocked { .. } => 75,
-            RunError::ReadyFile { .. } => 2,
+            RunError::NoDataDir { .. } | RunError::ReadyFile { .. } => 2,
             RunError::System(_) => 1,
         }
     }
 }
 
-/// Runs a broker until SIGTERM or SIGINT. `ready_file` gets the bound addresses as TOML once every listener accepts.
+/// What is chosen at each start anew.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Gets the bound addresses as TOML once every listener accepts.
+    pub ready_file: Option<PathBuf>,
+    /// Whether to go on without what is damaged in the data directory.
+    pub salvage: bool,
+}
+
+/// Runs a broker until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// If it can't start, or storage fails.
-pub fn run(config: Config, ready_file: Option<PathBuf>) -> Result<(), RunError> {
+pub fn run(config: Config, start: Start) -> Result<(), RunError> {
     let data_dir = DataDir::lock(&config.storage.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(&config, ready_file.as_deref()));
+    let result = runtime.block_on(serve(&config, &start));
     drop(runtime);
     drop(data_dir);
     result
 }
 
-async fn serve(config: &Config, ready_file: Option<&Path>) -> Result<(), RunError> {
+/// Checks every record of a data directory that no broker uses, and changes nothing.
+///
+/// # Errors
+/// If there is none, it is in use or of another version, or it can't be read.
+pub fn fsck(data_dir: &Path) -> Result<storage::Report, RunError> {
+    let _locked = DataDir::lock_as_is(data_dir)?;
+    Ok(storage::check(Arc::new(FileDisk::new(data_dir)))?)
+}
+
+async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
     let clock = Clock::start();
+    // Nobody can connect before everything is recovered, and a signal ends the process at once: a crash like any other.
+    let opened = open_storage(config, start.salvage)?;
     let broker = Arc::new(broker(config));
-    let mut log = log_thread::spawn(Arc::clone(&broker), NullLog)?;
+    let pace = config.storage.sync.into();
+    let mut log = log_thread::spawn(Arc::clone(&broker.journal), opened.log, pace, clock)?;
+    broker.pager.set_resident_bytes_max(config.limits.ready_bytes_in_memory);
+    broker.restore(opened.recovered, clock.now());
+    add_virtual_hosts(config, &broker);
+    let mut reader = reader_thread::spawn(Arc::clone(&broker), opened.reader)?;
     let (shutdown, stopping) = watch::channel(false);
     let mut signals = Signals::install()?;
 
+    let Storage { data_dir, segment_bytes, .. } = &config.storage;
+    let limit = config.limits.disk_free_limit;
+    if let Some(mut space) = DiskSpace::new(Arc::clone(&broker), data_dir, limit, *segment_bytes) {
+        // Before the first publisher comes.
+        space.look();
+        tokio::spawn(space.watch());
+    }
     let mut listeners = Vec::new();
     if let Some(port) = config.listeners.amqp_port.number() {
         for address in &config.listeners.bind {
@@ -112,16 +162,13 @@ async fn serve(config: &Config, ready_file: Option<&Path>) -> Result<(), RunErro
     let watermark = memory::watermark_bytes(&config.limits.memory_high_watermark);
     tokio::spawn(memory::watch(Arc::clone(&broker), watermark));
     tokio::spawn(expiry::expire(Arc::clone(&broker), clock));
-    announce(&addresses, ready_file)?;
+    announce(&addresses, start.ready_file.as_deref())?;
 
-    let storage_failed = |source| RunError::Storage { path: config.storage.data_dir.clone(), source };
     tokio::select! {
         () = signals.wait() => {}
         // Nothing can be confirmed any more, and what was is safe: no goodbyes.
-        () = log.ended() => {
-            let ended = || io::Error::other("the log thread ended");
-            return Err(storage_failed(log.join().err().unwrap_or_else(ended)));
-        }
+        () = log.ended() => return log.join(),
+        () = reader.ended() => return reader.join(),
     }
     info!("stopping: closing {} connections", connections.open());
     // Nobody listens any more if every connection and listener has ended already.
@@ -129,15 +176,31 @@ async fn serve(config: &Config, ready_file: Option<&Path>) -> Result<(), RunErro
     broker.wake_all();
     tokio::select! {
         () = connections.closed() => {}
+        () = log.ended() => return log.join(),
+        () = reader.ended() => return reader.join(),
         () = signals.wait() => {
             info!("second signal: stopping at once");
             std::process::exit(1);
         }
     }
+    broker.pager.close();
     broker.journal.close();
-    log.join().map_err(storage_failed)?;
+    log.join()?;
+    // It may have waited for the log.
+    reader.join()?;
     info!("stopped");
     Ok(())
+}
+
+/// Recovers what the data directory holds.
+fn open_storage(config: &Config, salvage: bool) -> Result<storage::Opened, RunError> {
+    let disk = Arc::new(FileDisk::new(&config.storage.data_dir));
+    let options = storage::Options { segment_bytes: config.storage.segment_bytes, salvage };
+    let opened = storage::open(disk, options)?;
+    for line in &opened.salvaged {
+        warn!("salvaged: {line}");
+    }
+    Ok(opened)
 }
 
 fn broker(config: &Config) -> Broker {
@@ -159,11 +222,13 @@ fn broker(config: &Config) -> Broker {
         version: config.compatibility.version.clone(),
         cluster_name: config.compatibility.cluster_name.clone(),
     };
-    let broker = Broker::new(config.users(), config.permissions(), limits, identity);
+    Broker::new(config.users(), config.permissions(), limits, identity)
+}
+
+fn add_virtual_hosts(config: &Config, broker: &Broker) {
     for host in &config.vhosts {
         broker.add_virtual_host(&host.name, host.connections_max, host.queues_max);
     }
-    broker
 }
 
 /// Says that the broker is ready, in the log and in the ready file. The file appears whole or not at all.

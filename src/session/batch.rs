@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::broker::{
-    journal::Fact,
+    journal::{Fact, Target},
     message::Message,
     queue::{QueueHandle, QueueId, Slot},
     vhost::Effects,
@@ -96,7 +96,7 @@ impl PublishBatch {
                 };
                 let fact = fact.filter(|_| handle.properties.durable).map(|fact| &mut facts[fact as usize]);
                 if let Some(Fact::Publish { queues, .. }) = fact {
-                    queues.push((handle.id, sequence));
+                    queues.push(Target { queue: handle.id, sequence, survives: true });
                 }
             }
             queue.deliver(handle, effects);
@@ -122,19 +122,11 @@ impl SettleBatch {
         }
         self.len = 0;
         self.by_queue.for_each(|handle, settlements| {
-            let mut sequences = Vec::new();
             let mut queue = handle.lock();
             for Settlement { slot, sequence } in settlements.drain(..) {
-                let message = queue.settle(slot, sequence);
-                if handle.properties.durable && message.is_some_and(|message| message.is_persistent()) {
-                    sequences.push(sequence);
-                }
+                queue.settle(slot, sequence, effects);
             }
             queue.deliver(handle, effects);
-            drop(queue);
-            if !sequences.is_empty() {
-                effects.facts.push(Fact::Settle { queue: handle.id, sequences });
-            }
         });
     }
 }

@@ -13,9 +13,8 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    amqp::Content,
+    amqp::{Content, Properties},
     broker::{
-        journal::Fact,
         limit::ChannelPermit,
         message::Message,
         outbox::{ConsumerId, Delivery},
@@ -63,6 +62,11 @@ pub(super) struct UnackedDelivery {
     pub(super) sequence: u64,
     /// Whether a consumer got it: RabbitMQ does not count basic.get against the limit of a channel.
     pub(super) is_consumed: bool,
+}
+
+impl UnackedDelivery {
+    /// The tag of a delivery that was on its way to its consumer and will not be sent.
+    pub(super) const UNSENT: u64 = 0;
 }
 
 /// The unacked deliveries of a channel, by tag. Those settled out of order leave a gap that is closed once gaps are
@@ -177,15 +181,22 @@ impl Channel {
     pub(super) fn deliver(&mut self, delivery: Delivery, shared: &mut Shared) {
         let tag = self.next_tag();
         let Some(consumer) = shared.consumers.get(delivery.consumer) else { return };
-        let content = content(&delivery.message);
+        let counted;
+        let mut content = content(&delivery.message);
+        // RabbitMQ 3.10: the first delivery to a consumer has no count, that of basic.get has.
+        if delivery.delivery_count > 0 {
+            counted = with_delivery_count(&delivery.message, delivery.delivery_count);
+            content.properties = &counted;
+        }
         let redelivered = delivery.redelivered;
         shared.out.deliver(self.number, &consumer.tag, tag, redelivered, &content, shared.frame_max);
         let Some(queue) = consumer.queue.as_ref().map(Arc::clone) else { return };
         let Delivery { slot, sequence, .. } = delivery;
         if slot != Slot::NONE {
             self.unacked.push(UnackedDelivery { tag, queue, slot, sequence, is_consumed: true });
-        } else if delivery.message.is_persistent() {
-            shared.note_settled(&queue, sequence);
+        } else if delivery.stored {
+            let body_bytes = u32::try_from(delivery.message.body().len()).unwrap_or(u32::MAX);
+            shared.effects.settled(queue.id, sequence, body_bytes);
         }
     }
 
@@ -218,21 +229,17 @@ impl Channel {
             deliveries.iter().map(|delivery| u32::from(delivery.is_consumed)).sum(),
             shared,
         );
-        let mut by_queue = BTreeMap::<QueueId, (Arc<QueueHandle>, Vec<(Slot, u64)>)>::new();
-        for UnackedDelivery { queue, slot, sequence, .. } in deliveries {
-            by_queue.entry(queue.id).or_insert_with(|| (queue, Vec::new())).1.push((slot, sequence));
+        let mut by_queue = BTreeMap::<QueueId, (Arc<QueueHandle>, Vec<(Slot, u64, bool)>)>::new();
+        for UnackedDelivery { queue, slot, sequence, tag, .. } in deliveries {
+            let returned = (slot, sequence, tag != UnackedDelivery::UNSENT);
+            by_queue.entry(queue.id).or_insert_with(|| (queue, Vec::new())).1.push(returned);
         }
         for (handle, returned) in by_queue.into_values() {
             let mut queue = handle.lock();
-            for (slot, sequence) in &returned {
-                queue.requeue(*slot, *sequence, true);
+            for (slot, sequence, seen) in returned {
+                queue.requeue(slot, sequence, seen, &mut shared.effects);
             }
             queue.deliver(&handle, &mut shared.effects);
-            drop(queue);
-            if handle.properties.durable {
-                let sequences = returned.into_iter().map(|(_, sequence)| sequence).collect();
-                shared.effects.facts.push(Fact::Return { queue: handle.id, sequences });
-            }
         }
     }
 
@@ -303,6 +310,14 @@ pub(super) fn content(message: &Message) -> Content<'_> {
     }
 }
 
+/// The properties of a message of a quorum queue, with how many deliveries of it have failed (RabbitMQ:
+/// `x-delivery-count`).
+pub(super) fn with_delivery_count(message: &Message, count: u16) -> Vec<u8> {
+    let properties = Properties::parse(message.properties());
+    let properties = properties.expect("invariant: they were read when the message was published");
+    properties.with_number_header("x-delivery-count", count.into())
+}
+
 /// A queue's or exchange's name as RabbitMQ takes it: carriage returns and line feeds are dropped.
 pub(super) fn without_line_ends(name: &str) -> String {
     name.chars().filter(|character| !matches!(character, '\r' | '\n')).collect()
@@ -322,7 +337,7 @@ mod tests {
             arguments: QueueArguments::default(),
         };
         let permit = Arc::new(crate::broker::limit::Count::new(None)).take().expect("no limit");
-        let queue = QueueHandle::new(QueueId(1), "q".into(), "/".into(), properties, permit);
+        let queue = QueueHandle::new(QueueId(1), "q".into(), "/".into(), properties, permit, Arc::default());
         let queue = Arc::new(queue);
         let mut unacked = Unacked::default();
         for tag in tags {

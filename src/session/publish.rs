@@ -356,6 +356,8 @@ impl Publication {
             consumer.outbox.push(Item::Delivery(Delivery {
                 consumer: consumer.consumer,
                 redelivered: false,
+                stored: false,
+                delivery_count: 0,
                 slot: Slot::NONE,
                 sequence: 0,
                 message: self.message.clone(),

@@ -8,7 +8,7 @@ use super::{
     batch::Origin,
     channel::{Channel, Mode, UnackedDelivery},
     handshake::{Opened, RefusedMethod},
-    shared::{HeldReply, Shared},
+    shared::{Held, HeldReply, Shared},
 };
 use crate::{
     amqp::{
@@ -365,6 +365,7 @@ impl Running {
     /// Something may have arrived, become durable, or changed its alarm.
     pub(super) fn handle_wake(&mut self, now: Now) {
         self.shared.now = now;
+        self.get_held();
         self.release_held();
         self.drain_outbox(OUTPUT_BYTES_MAX);
         self.look_at_alarms();
@@ -373,7 +374,9 @@ impl Running {
     /// Sends what the outbox holds, as long as the output stays under `output_max` octets.
     fn drain_outbox(&mut self, output_max: usize) {
         // RabbitMQ: delete-ok goes out before the cancellations that the deletion leads to.
-        if let Some(HeldReply { reply: ServerMethod::QueueDeleteOk { .. }, .. }) = self.shared.held {
+        if let Some(Held::Reply(HeldReply { reply: ServerMethod::QueueDeleteOk { .. }, .. })) =
+            self.shared.held
+        {
             return;
         }
         loop {
@@ -423,16 +426,27 @@ impl Running {
         }
     }
 
+    /// Does the `basic.get` that waited for the head of its queue. As with other held replies, what was delivered
+    /// meanwhile goes out before its answer.
+    fn get_held(&mut self) {
+        let is_get = |held: &mut Held| matches!(held, Held::Get(_));
+        let Some(Held::Get(get)) = self.shared.held.take_if(is_get) else { return };
+        self.drain_outbox(usize::MAX);
+        if let Some(channel) = self.channels.open(get.channel) {
+            channel.get_from(get.queue, get.no_ack, &mut self.shared);
+        }
+    }
+
     /// Sends the reply that waited for its facts, once they are durable.
     fn release_held(&mut self) {
-        let Some(lsn) = self.shared.held.as_ref().map(|held| held.lsn) else { return };
+        let Some(Held::Reply(HeldReply { lsn, .. })) = self.shared.held else { return };
         // RabbitMQ: what a commit delivers on the same connection goes out before commit-ok.
         self.shared.effects.wakes.wake_all();
         self.drain_outbox(usize::MAX);
         if lsn > self.shared.broker.journal.durable() && self.wake_when_durable(lsn) {
             return;
         }
-        if let Some(HeldReply { channel, reply, .. }) = self.shared.held.take() {
+        if let Some(Held::Reply(HeldReply { channel, reply, .. })) = self.shared.held.take() {
             self.shared.out.method(channel, &reply);
         }
     }
@@ -463,11 +477,8 @@ impl Running {
     fn conclude_batch(&mut self) {
         self.confirm();
         self.shared.effects.wakes.wake_all();
-        self.awaits_journal = self.shared.has_published && self.shared.broker.journal.is_full();
-        if self.awaits_journal {
-            let lsn = Lsn(self.shared.broker.journal.durable().0 + 1);
-            self.awaits_journal = self.wake_when_durable(lsn);
-        }
+        let Shared { has_published, broker, outbox, .. } = &self.shared;
+        self.awaits_journal = *has_published && broker.journal.wake_when_not_full(outbox);
         if self.shared.is_blockable {
             self.look_at_alarms();
         }
@@ -585,7 +596,8 @@ fn give_back(item: Item, shared: &mut Shared) -> Option<UnackedDelivery> {
     let queue = Arc::clone(shared.consumers.get(delivery.consumer)?.queue.as_ref()?);
     if delivery.slot != Slot::NONE {
         let (slot, sequence) = (delivery.slot, delivery.sequence);
-        return Some(UnackedDelivery { tag: 0, queue, slot, sequence, is_consumed: true });
+        let tag = UnackedDelivery::UNSENT;
+        return Some(UnackedDelivery { tag, queue, slot, sequence, is_consumed: true });
     }
     let mut locked = queue.lock();
     locked.give_back(delivery);

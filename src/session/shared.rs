@@ -15,7 +15,7 @@ use crate::{
     amqp::{Encoder, ServerMethod},
     broker::{
         Broker, Now,
-        journal::{Fact, Lsn},
+        journal::Lsn,
         limit::ConnectionPermit,
         outbox::{ConnectionId, ConsumerId, Outbox},
         permission::Access,
@@ -50,8 +50,8 @@ pub(super) struct Shared {
     pub(super) batch_lsn: Lsn,
     /// The last fact of the method at hand, however often the batch was flushed during it.
     pub(super) method_lsn: Lsn,
-    /// A reply that waits until its facts are durable. Nothing else is handled until it is sent.
-    pub(super) held: Option<HeldReply>,
+    /// A reply that has to wait. Nothing else is handled until it is sent.
+    pub(super) held: Option<Held>,
     /// Channels whose limit may leave room for deliveries again.
     pub(super) resuming: BTreeSet<u16>,
     /// Channels that have something to confirm.
@@ -73,6 +73,23 @@ pub(super) struct Shared {
 }
 
 /// See [`Shared::held`].
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A reply that waits until its facts are durable.
+    Reply(HeldReply),
+    /// `basic.get` from a queue whose head has to be loaded first.
+    Get(HeldGet),
+}
+
+/// See [`Held::Get`].
+#[derive(Debug)]
+pub(super) struct HeldGet {
+    pub(super) channel: u16,
+    pub(super) queue: Arc<QueueHandle>,
+    pub(super) no_ack: bool,
+}
+
+/// See [`Held::Reply`].
 #[derive(Debug)]
 pub(super) struct HeldReply {
     pub(super) lsn: Lsn,
@@ -197,7 +214,7 @@ impl Shared {
             return;
         }
         // Settlements are logged, and no confirm waits for them.
-        let settlements = effects.facts.iter().rev().take_while(|fact| fact.is_settlement()).count();
+        let settlements = effects.facts.iter().rev().take_while(|fact| !fact.is_awaited()).count();
         let last = self.broker.journal.append(&mut effects.facts);
         self.method_lsn = last;
         if settlements < facts {
@@ -217,14 +234,14 @@ impl Shared {
         if self.method_lsn <= self.broker.journal.durable() {
             self.out.method(channel, &reply);
         } else {
-            self.held = Some(HeldReply { lsn: self.method_lsn, channel, reply });
+            self.held = Some(Held::Reply(HeldReply { lsn: self.method_lsn, channel, reply }));
         }
     }
 
     /// The same for a reply that also comes after what the change delivers to this connection.
     pub(super) fn reply_after_deliveries(&mut self, channel: u16, reply: ServerMethod) {
         self.flush();
-        self.held = Some(HeldReply { lsn: self.method_lsn, channel, reply });
+        self.held = Some(Held::Reply(HeldReply { lsn: self.method_lsn, channel, reply }));
     }
 
     /// Refuses what the user may not do with a queue or an exchange (RabbitMQ: `rabbit_access_control`).
@@ -281,16 +298,5 @@ impl Shared {
             self.exclusive_queues_max = EXCLUSIVE_QUEUES_MIN.max(2 * self.exclusive_queues.len());
         }
         self.exclusive_queues.insert(queue.id, Arc::clone(queue));
-    }
-
-    /// A persistent message left the queue without an acknowledgement: a fact, if the queue is durable.
-    pub(super) fn note_settled(&mut self, queue: &QueueHandle, sequence: u64) {
-        if !queue.properties.durable {
-            return;
-        }
-        match self.effects.facts.last_mut() {
-            Some(Fact::Settle { queue: last, sequences }) if *last == queue.id => sequences.push(sequence),
-            _ => self.effects.facts.push(Fact::Settle { queue: queue.id, sequences: vec![sequence] }),
-        }
     }
 }

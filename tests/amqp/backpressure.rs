@@ -9,12 +9,13 @@ use amq_protocol::protocol::{
     BasicProperties,
     basic::{Ack, Consume, ConsumeOk, QosOk},
     confirm,
+    connection::Blocked,
     queue::{Declare, DeclareOk},
 };
 
 use crate::{
     broker::{DEADLINE, TestBroker, is_external, shared},
-    wire::{Wire, consume, declare, frame, header_payload, method_frame, prefetch, publish, unique},
+    wire::{Login, Wire, consume, declare, frame, header_payload, method_frame, prefetch, publish, unique},
 };
 
 const MIB: u64 = 1 << 20;
@@ -61,6 +62,38 @@ fn a_consumer_that_stops_reading_holds_nobody_up() {
             next.send(1, Ack { delivery_tag: number, multiple: true });
         }
     }
+}
+
+/// A disk that is too full, seen by a limit that no disk has.
+#[test]
+fn a_full_disk_blocks_publishers_and_lets_consumers_go_on() {
+    if is_external() {
+        return;
+    }
+    let broker = TestBroker::start("[limits]\ndisk_free_limit = 1000000000000000000");
+    let queue = unique("q");
+    let mut consumer = Wire::open(&broker);
+    consumer.call::<DeclareOk>(1, declare(&queue));
+    consumer.call::<ConsumeOk>(1, consume(&queue, "c"));
+
+    let login = Login { capabilities: &["connection.blocked"], ..Login::default() };
+    let mut publisher = Wire::login(&broker, &login);
+    assert_eq!(publisher.expect::<Blocked>(0).reason.as_str(), "low on disk");
+    publisher.open_channel(1);
+    publisher.publish(1, &queue, "m");
+    assert_eq!(consumer.next_events(1), ["deliver c m"]);
+    consumer.send(1, Ack { delivery_tag: 1, multiple: false });
+    consumer.call::<DeclareOk>(1, Declare { passive: true, ..declare(&queue) });
+
+    let mut more = method_frame(1, publish("", "nowhere"));
+    more.extend(frame(2, 1, &header_payload(100_000, &BasicProperties::default())));
+    more.extend(frame(3, 1, &[0; 100_000]));
+    let mut sent = 0;
+    while sent < 64 * MIB && publisher.try_raw(&more, Duration::from_millis(500)) {
+        sent += more.len() as u64;
+    }
+    assert!(sent < 64 * MIB, "the publisher is still read from");
+    consumer.call::<DeclareOk>(1, Declare { passive: true, ..declare(&queue) });
 }
 
 /// A reader of many queues' answers that does not read them is not served for ever.

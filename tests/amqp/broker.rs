@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
@@ -47,8 +47,8 @@ pub(crate) struct TestBroker {
 
 struct Process {
     child: Child,
-    // Held for its life: the data directory lies in it.
-    _directory: TempDir,
+    // The data directory lies in it.
+    directory: TempDir,
 }
 
 /// The broker that the tests of this binary share while any of them runs.
@@ -96,7 +96,7 @@ impl TestBroker {
             .spawn()
             .expect("start the leveret binary");
         let address = wait_for_address(&mut child, &ready_file);
-        Arc::new(Self { address, process: Some(Mutex::new(Process { child, _directory: directory })) })
+        Arc::new(Self { address, process: Some(Mutex::new(Process { child, directory })) })
     }
 
     /// A TCP connection to its AMQP listener.
@@ -117,6 +117,11 @@ impl TestBroker {
     /// Waits until our process has ended.
     pub(crate) fn wait(&self) -> ExitStatus {
         wait_for_exit(&mut self.process().child, DEADLINE).expect("the broker ends after SIGTERM")
+    }
+
+    /// The data directory of our process.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.process().directory.path().join("data")
     }
 
     /// Bytes of memory that our process occupies.

@@ -102,7 +102,8 @@ fn feed(broker: &Broker, session: &mut Session, octets: &[u8]) {
 
 fn sync(broker: &Broker) {
     if let Some(batch) = broker.journal.try_take_batch() {
-        broker.journal.mark_durable(&batch);
+        broker.journal.mark_written(&batch);
+        broker.journal.mark_durable(batch.last);
     }
 }
 

@@ -1,90 +1,291 @@
-//! A log that keeps facts in memory and takes its time, and what a replay of it gives.
+//! The storage on a disk that crashes, driven by hand, and what is known of the log: what was synced.
 
 #![allow(missing_docs, unreachable_pub, reason = "a part of a test")]
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-
-use leveret::broker::{
-    journal::{Batch, Fact, Journal},
-    queue::QueueId,
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
 };
 
-use crate::model::id_of;
+use leveret::{
+    broker::{
+        definition::Definition,
+        journal::{Batch, Fact, Journal, Lsn},
+        pager::{Load, Loaded, LoadedMessage},
+        queue::QueueId,
+        restore,
+    },
+    storage::{self, Opened, Options, Reader, StorageError},
+};
+use rand::{Rng, rngs::StdRng};
+
+use crate::{
+    disk::SimDisk,
+    model::{
+        crash::{Recovered, RecoveredMessage, RecoveredQueue, Synced},
+        id_of,
+    },
+};
 
 /// See the module's text.
-#[derive(Default)]
 pub struct Log {
-    writing: VecDeque<Batch>,
-    /// Every durable queue that there ever was.
-    pub declared: BTreeMap<QueueId, String>,
-    /// Message numbers by queue and sequence number. A settlement may come before its publish.
-    content: BTreeMap<(QueueId, u64), u64>,
-    /// What purges took. A delivery that was on its way to a consumer without acknowledgements may come back to the
-    /// queue after that: a crash would purge it after all.
-    pub purged: HashSet<(QueueId, u64)>,
-    settled: HashSet<(QueueId, u64)>,
-    deleted: HashSet<QueueId>,
+    disk: SimDisk,
+    log: Option<storage::Log>,
+    reader: Reader,
+    /// What was written, and may be lost in a crash.
+    unsynced: Vec<Batch>,
+    ledger: Ledger,
 }
 
 impl Log {
-    /// Takes what there is from the journal.
-    pub fn take(&mut self, journal: &Journal) {
-        self.writing.extend(journal.try_take_batch());
+    /// Opens what is on the disk, and says what a model and what a broker begins with. The log before it had `declared`
+    /// those queues.
+    ///
+    /// # Errors
+    /// If the storage can't go on.
+    pub fn open(
+        disk: &SimDisk,
+        options: Options,
+        declared: &[QueueId],
+    ) -> Result<(Self, Recovered, restore::Recovered), StorageError> {
+        let Opened { log, reader, recovered, .. } = storage::open(Arc::new(disk.clone()), options)?;
+        let mut ledger = Ledger::default();
+        recovered.definitions.iter().for_each(|definition| ledger.define(definition));
+        let mut queues = Recovered::new();
+        for (id, name) in &ledger.alive {
+            let queue = recovered.queues.iter().find(|queue| queue.id == *id);
+            let messages = queue.map_or(Ok(Vec::new()), |queue| messages(&reader, queue))?;
+            let is_bound = ledger.bound.contains(name);
+            let next = queue.map_or(1, |queue| queue.next_sequence.max(1));
+            let number = declared.iter().position(|known| known == id);
+            assert!(number.is_some(), "{name} was never declared");
+            queues.insert(name.clone(), RecoveredQueue { number, is_bound, next, messages });
+        }
+        for queue in &recovered.queues {
+            ledger.delivered_up_to.insert(queue.id, queue.delivered_up_to);
+        }
+        ledger.declared = ledger.alive.keys().copied().collect();
+        for (id, name) in &ledger.alive {
+            for message in &queues[name].messages {
+                ledger.content.insert((*id, message.position));
+                ledger.returned.insert((*id, message.position), message.delivery_count);
+            }
+        }
+        let log = Self { disk: disk.clone(), log: Some(log), reader, unsynced: Vec::new(), ledger };
+        Ok((log, queues, recovered))
     }
 
-    /// Makes the oldest batch durable; whether there was one.
-    pub fn sync(&mut self, journal: &Journal, durable: &mut HashSet<u64>) -> bool {
-        let Some(batch) = self.writing.pop_front() else { return false };
-        for fact in &batch.facts {
-            if let Fact::Publish { message, .. } = fact {
+    /// The disk, to let it crash.
+    pub fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// Every durable queue that there was since it was opened, in order.
+    pub fn declared(&self) -> &[QueueId] {
+        &self.ledger.declared
+    }
+
+    /// Writes what there is in the journal; whether that was anything.
+    ///
+    /// # Errors
+    /// If the disk has crashed.
+    pub fn take(&mut self, journal: &Journal, random: &mut StdRng) -> Result<bool, StorageError> {
+        let Some(batch) = journal.try_take_batch() else { return Ok(false) };
+        self.ledger.wrote(&batch.facts);
+        self.log().write(&with_late_publishes(&batch.facts, random), 0)?;
+        journal.mark_written(&batch);
+        self.unsynced.push(batch);
+        Ok(true)
+    }
+
+    /// Makes everything durable that was written; whether there was anything.
+    ///
+    /// # Errors
+    /// If the disk has crashed.
+    pub fn sync(&mut self, journal: &Journal, durable: &mut HashSet<u64>) -> Result<bool, StorageError> {
+        self.log().sync()?;
+        Ok(self.synced_all(journal, durable))
+    }
+
+    fn synced_all(&mut self, journal: &Journal, durable: &mut HashSet<u64>) -> bool {
+        let batches = std::mem::take(&mut self.unsynced);
+        let last = batches.last().map(|batch| batch.last);
+        for fact in batches.iter().flat_map(|batch| &batch.facts) {
+            if fact.is_awaited()
+                && let Fact::Publish { message, .. } = fact
+            {
                 durable.insert(id_of(message.body().as_slice()));
             }
-            self.replay(fact);
+            self.ledger.synced(fact);
         }
-        journal.mark_durable(&batch);
-        true
+        last.into_iter().for_each(|last: Lsn| journal.mark_durable(last));
+        last.is_some()
     }
 
-    /// What the queue holds after a restart: sequence numbers and messages.
-    pub fn content(&self, queue: QueueId) -> impl Iterator<Item = (u64, u64)> {
-        let kept =
-            self.content.range((queue, 0)..=(queue, u64::MAX)).filter(|(key, _)| !self.settled.contains(key));
-        kept.filter(|((queue, _), _)| !self.deleted.contains(queue))
-            .map(|((_, sequence), id)| (*sequence, *id))
+    /// The log has nothing to do.
+    ///
+    /// # Errors
+    /// If the disk has crashed.
+    pub fn idle(&mut self) -> Result<(), StorageError> {
+        self.log().idle()
     }
 
-    fn replay(&mut self, fact: &Fact) {
-        match fact {
-            Fact::Publish { message, queues } => {
-                for key in queues {
-                    let id = id_of(message.body().as_slice());
-                    assert_eq!(self.content.insert(*key, id), None, "a sequence number is used once");
+    /// Loads messages for a queue.
+    ///
+    /// # Errors
+    /// If the disk has crashed.
+    pub fn load(&self, load: &Load) -> Result<Loaded, StorageError> {
+        let loaded = self.reader.load(load)?;
+        assert_eq!(loaded.damaged, 0, "nothing rots");
+        Ok(loaded)
+    }
+
+    /// A clean end: everything that was written is durable after it. Nothing may be written any more.
+    ///
+    /// # Errors
+    /// If the disk has crashed.
+    pub fn close(&mut self, journal: &Journal, durable: &mut HashSet<u64>) -> Result<(), StorageError> {
+        self.log.take().expect("a log ends once").close()?;
+        self.synced_all(journal, durable);
+        Ok(())
+    }
+
+    /// What of the log is durable for sure.
+    pub fn synced(&self) -> Synced {
+        let Ledger { declared, settled, purged, delivered_up_to, returned, .. } = &self.ledger;
+        let numbers = declared.iter().enumerate().map(|(number, queue)| (*queue, number));
+        let numbers: HashMap<QueueId, usize> = numbers.collect();
+        // Those of queues that do not survive have no number.
+        let place = |(queue, sequence): &(QueueId, u64)| Some((*numbers.get(queue)?, *sequence));
+        let up_to = delivered_up_to.iter().map(|(queue, up_to)| (*queue, *up_to));
+        Synced {
+            settled: settled.iter().chain(purged).filter_map(place).collect(),
+            delivered_up_to: up_to.filter_map(|key| place(&key)).collect(),
+            returned: returned.iter().filter_map(|(key, count)| Some((place(key)?, *count))).collect(),
+        }
+    }
+
+    fn log(&mut self) -> &mut storage::Log {
+        self.log.as_mut().expect("a log that has not ended")
+    }
+}
+
+/// The messages of a queue as the storage has them.
+fn messages(reader: &Reader, queue: &restore::RecoveredQueue) -> Result<Vec<RecoveredMessage>, StorageError> {
+    let all = Load {
+        queue: queue.id,
+        first: 0,
+        last: u64::MAX,
+        priorities: None,
+        count_max: usize::MAX,
+        bytes_max: usize::MAX,
+    };
+    let loaded = reader.load(&all)?;
+    let count: u64 = queue.backlog.iter().map(|range| range.count).sum();
+    assert_eq!((loaded.messages.len() as u64, loaded.damaged), (count, 0), "the backlog of {:?}", queue.id);
+    let message = |loaded: &LoadedMessage| RecoveredMessage {
+        position: loaded.sequence,
+        id: id_of(loaded.message.body().as_slice()),
+        redelivered: loaded.sequence <= queue.delivered_up_to || loaded.delivery_count > 0,
+        delivery_count: loaded.delivery_count,
+    };
+    Ok(loaded.messages.iter().map(message).collect())
+}
+
+/// The same facts, as if those who published had been slow to append theirs: a message is in its queue before that,
+/// and others may have taken it out meanwhile.
+fn with_late_publishes(facts: &[Fact], random: &mut StdRng) -> Vec<Fact> {
+    let mut facts = facts.to_vec();
+    if random.random_bool(0.5) {
+        for at in (0..facts.len()).rev() {
+            if matches!(facts[at], Fact::Publish { .. }) && random.random_bool(0.3) {
+                let late = random.random_range(at..facts.len());
+                facts[at..=late].rotate_left(1);
+            }
+        }
+    }
+    facts
+}
+
+/// What the facts say that were synced, since the storage was opened.
+#[derive(Default)]
+struct Ledger {
+    /// Every durable queue that there was, in order.
+    declared: Vec<QueueId>,
+    /// Those that there are, by what was defined.
+    alive: BTreeMap<QueueId, String>,
+    /// Queues that are bound to the fanout exchange, by name.
+    bound: HashSet<String>,
+    /// Messages that survive.
+    content: BTreeSet<(QueueId, u64)>,
+    settled: HashSet<(QueueId, u64)>,
+    purged: HashSet<(QueueId, u64)>,
+    delivered_up_to: HashMap<QueueId, u64>,
+    /// How many deliveries have failed.
+    returned: HashMap<(QueueId, u64), u32>,
+}
+
+impl Ledger {
+    fn define(&mut self, definition: &Definition) {
+        match definition {
+            Definition::QueueDeclared { id, name, .. } => {
+                assert_eq!(self.alive.insert(*id, name.to_string()), None, "declared once");
+            }
+            Definition::QueueDeleted { id } => {
+                let name = self.alive.remove(id).expect("deleted once");
+                self.bound.remove(&name);
+            }
+            Definition::Bound(binding) => {
+                self.bound.insert(binding.destination.to_string());
+            }
+            Definition::Unbound(binding) => {
+                self.bound.remove(&*binding.destination);
+            }
+            _ => {}
+        }
+    }
+
+    /// Facts were written: queues are numbered in their order, whether they are durable or not.
+    fn wrote(&mut self, facts: &[Fact]) {
+        for fact in facts {
+            if let Fact::Define(definition) = fact {
+                self.define(definition);
+                if let Definition::QueueDeclared { id, .. } = definition {
+                    self.declared.push(*id);
                 }
             }
-            Fact::Settle { queue, sequences } => {
+        }
+    }
+
+    fn synced(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Publish { queues, .. } => {
+                for target in queues.iter().filter(|target| target.survives) {
+                    assert!(self.content.insert((target.queue, target.sequence)), "a number is used once");
+                }
+            }
+            Fact::Settle { queue, sequences, .. } => {
                 for sequence in sequences {
-                    assert!(
-                        self.settled.insert((*queue, *sequence)),
-                        "{sequence} of {queue:?} is settled twice"
-                    );
+                    let is_new = self.settled.insert((*queue, *sequence));
+                    assert!(is_new, "{sequence} of {queue:?} is settled twice");
                 }
             }
             Fact::Return { queue, sequences } => {
-                let gone = sequences.iter().find(|sequence| self.settled.contains(&(*queue, **sequence)));
-                assert_eq!(gone, None, "what was settled came back to {queue:?}");
+                for sequence in sequences {
+                    let place = (*queue, *sequence);
+                    assert!(!self.settled.contains(&place), "what was settled came back to {queue:?}");
+                    *self.returned.entry(place).or_default() += 1;
+                }
             }
-            Fact::Purge { queue, before, unsettled } => {
-                let is_purged = |(of, sequence): &(QueueId, u64)| {
-                    of == queue && sequence < before && !unsettled.contains(sequence)
-                };
-                self.purged.extend(self.content.keys().copied().filter(is_purged));
-                self.content.retain(|key, _| !is_purged(key));
+            Fact::Delivered { queue, up_to } => {
+                let highest = self.delivered_up_to.entry(*queue).or_default();
+                *highest = (*highest).max(*up_to);
             }
-            Fact::QueueDeclared { id, name, .. } => {
-                assert_eq!(self.declared.insert(*id, name.to_string()), None, "declared once");
+            Fact::Purge { queue, before, unsettled, .. } => {
+                let before = self.content.range((*queue, 0)..(*queue, *before));
+                self.purged.extend(before.filter(|(_, sequence)| !unsettled.contains(sequence)));
             }
-            Fact::QueueDeleted { id } => assert!(self.deleted.insert(*id), "deleted once"),
-            _ => {}
+            Fact::Define(_) | Fact::Forget { .. } => {}
         }
     }
 }

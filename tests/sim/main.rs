@@ -1,9 +1,11 @@
-//! A seeded simulation: clients that do anything, a log that takes its time, octets that come in pieces, one broker;
-//! and a plain model of what must be true.
+//! A seeded simulation: clients that do anything, octets that come in pieces, a broker, and its storage on a disk that
+//! crashes; and a plain model of what must be true.
 //!
 //! `SIM_SEED=n` does the run of that seed again; `SIM_TRACE=1` tells what happens in it, `SIM_STEPS` bounds a run, and
 //! `SIM_SECONDS` how long runs are made.
 
+#[path = "../disk/mod.rs"]
+mod disk;
 mod log;
 mod model;
 mod operation;
@@ -21,28 +23,35 @@ use leveret::{
     broker::{
         Broker, Identity, Now,
         limit::Limits,
+        pager::Served,
         permission::{Permission, Permissions},
+        queue::QueueHandle,
+        restore,
         user::{HashingAlgorithm, PasswordHash, User, Users},
     },
     session::{Peer, Session},
+    storage::{Options, StorageError},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use self::{
+    disk::{Crash, SimDisk},
     log::Log,
-    model::{Connection, Model, State, id_of},
+    model::{Connection, Model, State, crash::Synced, id_of},
     operation::{Operation, Settle},
     wire::{Event, Incoming},
 };
 
 const CLIENTS: usize = 6;
 const CHANNELS: u16 = 3;
-const QUEUES: [(&str, bool); 5] = [
+const QUEUES: [(&str, bool); 7] = [
     ("durable-1", true),
     ("durable-2", true),
-    ("durable-3", true),
+    ("quorum-1", true),
+    ("priority-1", true),
+    ("bounded-1", true),
+    ("bounded-2", false),
     ("transient-1", false),
-    ("transient-2", false),
 ];
 /// Steps after which everything is brought to rest and checked.
 const STEPS_TO_REST: u64 = 150;
@@ -58,29 +67,48 @@ fn a_broker_keeps_its_promises() {
     let only = setting("SIM_SEED");
     let first = only.unwrap_or_else(|| rand::rng().random_range(0..1 << 32));
     let mut seen = BTreeMap::<&str, u64>::new();
+    let mut runs = 0;
     for seed in first.. {
         let run = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run(steps)));
         let Ok(seen_once) = run else {
             panic!("it went wrong: SIM_SEED={seed} SIM_STEPS={steps} does it again");
         };
+        runs += 1;
         seen_once.into_iter().for_each(|(name, count)| *seen.entry(name).or_default() += count);
         if only.is_some() || Instant::now() >= end {
             break;
         }
     }
-    eprintln!("{seen:?}");
+    eprintln!("{runs} runs: {seen:?}");
     let missing: Vec<_> = EXPECTED.iter().filter(|name| !seen.contains_key(**name)).collect();
     assert!(only.is_some() || steps < 1000 || missing.is_empty(), "never done: {missing:?} of {seen:?}");
 }
 
 struct Simulation {
     random: StdRng,
+    setup: Setup,
     broker: Arc<Broker>,
     clients: Vec<Client>,
     model: Model,
     log: Log,
+    /// Queues that asked for more than the log had.
+    unserved: Vec<Arc<QueueHandle>>,
+    /// Whether a queue is being served: there is one who does that.
+    is_serving: bool,
     now_ms: u64,
     next_id: u64,
+}
+
+/// How a run differs from others.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    options: Options,
+    /// What queues may have in memory, over all and each, in octets.
+    memory_bytes: Option<(u64, u64)>,
+    /// How many of the messages are long.
+    long_share: f64,
+    /// How many of the crashes come that are thought of.
+    crash_share: f64,
 }
 
 /// A client and its session.
@@ -99,19 +127,49 @@ struct Client {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let broker = broker();
+        let mut random = StdRng::seed_from_u64(seed);
+        let segment_bytes = *[16 << 10, 16 << 10, 64 << 10].choose(&mut random).expect("some");
+        let memory_bytes = [(0, 0), (0, 300), (2000, 0)].choose(&mut random).copied();
+        let setup = Setup {
+            options: Options { segment_bytes, salvage: false },
+            memory_bytes: memory_bytes.filter(|_| random.random_bool(0.5)),
+            long_share: *[0.02, 0.1, 0.8].choose(&mut random).expect("some"),
+            crash_share: *[0.1, 1.0].choose(&mut random).expect("some"),
+        };
+        let disk = SimDisk::new(seed);
+        let (log, _, recovered) = Log::open(&disk, setup.options, &[]).expect("a new directory");
+        let broker = broker(&setup, recovered);
         let mut simulation = Self {
-            random: StdRng::seed_from_u64(seed),
-            clients: (0..CLIENTS).map(|_| Client::connect(&broker)).collect(),
+            random,
+            setup,
+            clients: Vec::new(),
             broker,
             model: Model::default(),
-            log: Log::default(),
+            log,
+            unserved: Vec::new(),
+            is_serving: false,
             now_ms: 0,
             next_id: 1,
         };
         simulation.model.is_tracing = setting("SIM_TRACE").is_some();
-        simulation.model.connections = (0..CLIENTS).map(|_| Connection::default()).collect();
+        simulation.trace(|| format!("{setup:?}"));
+        simulation.connect_all();
         simulation
+    }
+
+    fn connect_all(&mut self) {
+        self.clients = (0..CLIENTS).map(|_| Client::connect(&self.broker)).collect();
+        self.model.connections = (0..CLIENTS).map(|_| Connection::default()).collect();
+    }
+
+    fn trace(&self, text: impl FnOnce() -> String) {
+        if self.model.is_tracing {
+            eprintln!("{}", text());
+        }
+    }
+
+    fn seen(&mut self, name: &'static str) {
+        *self.model.seen.entry(name).or_default() += 1;
     }
 
     fn run(mut self, steps: u64) -> BTreeMap<&'static str, u64> {
@@ -121,12 +179,16 @@ impl Simulation {
                 self.rest();
             }
         }
-        self.rest();
-        for client in 0..CLIENTS {
-            self.disconnect(client);
+        if self.random.random_bool(0.5) {
+            (0..self.random.random_range(0..STEPS_TO_REST)).for_each(|_| self.step());
+        } else {
+            while !self.rest() {}
         }
-        self.rest();
-        self.check_journal();
+        if self.random.random_bool(0.5) {
+            self.crash();
+        } else {
+            self.restart();
+        }
         self.check_content();
         self.model.seen
     }
@@ -134,19 +196,102 @@ impl Simulation {
     fn step(&mut self) {
         self.now_ms += 1;
         let client = self.random.random_range(0..CLIENTS);
-        match self.random.random_range(0..100) {
-            0..45 => self.operate(client),
-            45..75 => self.arrive(client),
-            75..88 => self.wake(client),
-            88..92 => self.log.take(&self.broker.journal),
-            92..99 => drop(self.log.sync(&self.broker.journal, &mut self.model.durable)),
-            _ if self.random.random_bool(0.3) => {
+        match self.random.random_range(0..1000) {
+            0..450 => self.operate(client),
+            450..740 => self.arrive(client),
+            740..850 => self.wake(client),
+            850..890 => drop(self.take()),
+            890..940 => drop(self.sync()),
+            940..950 => self.idle(),
+            950..990 => drop(self.serve()),
+            990..993 => {
                 self.disconnect(client);
                 self.clients[client] = Client::connect(&self.broker);
                 self.model.connections[client] = Connection::default();
             }
+            // Not in the midst of a load, whose steps go on with what there was before.
+            993..996 if !self.is_serving && self.random.random_bool(self.setup.crash_share) => {
+                self.end_somehow();
+            }
             _ => {}
         }
+    }
+
+    /// The process ends now, or in the midst of what it does soon.
+    fn end_somehow(&mut self) {
+        match self.random.random_range(0..4) {
+            0..2 => {
+                let next = self.log.disk().operations();
+                self.log.disk().crash_at(next + self.random.random_range(0..20));
+            }
+            2 => self.crash(),
+            _ => self.restart(),
+        }
+    }
+
+    /// The log writes; whether there was anything.
+    fn take(&mut self) -> bool {
+        let before = self.log.disk().names();
+        let taken = self.log.take(&self.broker.journal, &mut self.random);
+        for queue in std::mem::take(&mut self.unserved) {
+            self.broker.pager.request(&queue);
+        }
+        let after = self.log.disk().names();
+        for name in after.iter().filter(|name| !before.contains(name)) {
+            match name.split('-').next() {
+                Some("seg") if name.ends_with(".log") => self.seen("segment"),
+                Some("checkpoint") => self.seen("checkpoint"),
+                _ => {}
+            }
+        }
+        self.alive(taken)
+    }
+
+    /// The log syncs; whether there was anything.
+    fn sync(&mut self) -> bool {
+        let synced = self.log.sync(&self.broker.journal, &mut self.model.durable);
+        self.alive(synced)
+    }
+
+    fn idle(&mut self) {
+        let noted = self.log.idle();
+        self.alive(noted.map(|()| false));
+    }
+
+    /// The reader serves a queue, while others go on; whether there was one.
+    fn serve(&mut self) -> bool {
+        if self.is_serving {
+            return false;
+        }
+        let Some(queue) = self.broker.pager.try_take() else { return false };
+        self.is_serving = true;
+        let broker = Arc::clone(&self.broker);
+        let served = broker.serve(&queue, |load| {
+            (0..self.random.random_range(0..4)).for_each(|_| self.step());
+            let loaded = self.log.load(load);
+            (0..self.random.random_range(0..4)).for_each(|_| self.step());
+            loaded
+        });
+        self.is_serving = false;
+        if !Arc::ptr_eq(&broker, &self.broker) {
+            return true;
+        }
+        self.seen("load");
+        match served {
+            Ok(Served::Whole) => {}
+            Ok(Served::Incomplete) => self.unserved.push(queue),
+            Err(error) => return self.alive(Err(error)),
+        }
+        true
+    }
+
+    /// Whether something was done; if the disk has crashed meanwhile, everything begins again.
+    fn alive(&mut self, done: Result<bool, StorageError>) -> bool {
+        done.unwrap_or_else(|error| {
+            assert!(self.log.disk().is_crashed(), "{error}");
+            self.crash();
+            true
+        })
     }
 
     /// The client sends something, which need not arrive at once.
@@ -176,7 +321,8 @@ impl Simulation {
 
     fn send(&mut self, client: usize, channel: u16, operation: Operation) {
         use Operation as O;
-        let padding = if self.random.random_bool(0.1) { 500 } else { self.random.random_range(0..20) };
+        let most = if self.random.random_bool(self.setup.long_share) { 3900 } else { 20 };
+        let padding = self.random.random_range(0..most);
         let octets = operation.encode(channel, padding);
         let client = &mut self.clients[client];
         client.pauses |= matches!(
@@ -217,7 +363,7 @@ impl Simulation {
             0..34 => {
                 let queue = random.random_bool(0.75).then_some(queue);
                 let (persistent, mandatory) = (random.random_bool(0.6), random.random_bool(0.3));
-                O::Publish { queue, id, persistent, mandatory }
+                O::Publish { queue, id, persistent, mandatory, priority: random.random_range(0..4) }
             }
             34..64 => return self.choose_settlement(client, number),
             64..72 => O::Get { queue, no_ack: random.random_bool(0.5) },
@@ -319,6 +465,7 @@ impl Simulation {
         for event in events {
             self.model.event(number, event);
         }
+        self.model.catch_up(number);
         // A rollback or a new channel makes tags free again.
         if self.is_idle(number) {
             self.clients[number].settling.clear();
@@ -338,12 +485,72 @@ impl Simulation {
         self.model.end_connection(number);
     }
 
-    /// Lets everything happen that is under way, and looks at the queues.
-    fn rest(&mut self) {
+    /// The process ends in the midst of everything, and what it leaves on the disk depends on how.
+    fn crash(&mut self) {
+        let mode = *Crash::ALL.choose(&mut self.random).expect("some");
+        self.trace(|| format!("crash: {mode:?}"));
+        self.seen("crash");
+        let (synced, disk) = (self.log.synced(), self.log.disk().crash(mode));
+        self.begin(disk, &synced);
+    }
+
+    /// A clean end and a new start.
+    fn restart(&mut self) {
+        self.trace(|| "restart".to_owned());
+        for client in 0..CLIENTS {
+            self.disconnect(client);
+        }
+        let taken = self.log.take(&self.broker.journal, &mut self.random);
+        let closed = taken.and_then(|_| self.log.close(&self.broker.journal, &mut self.model.durable));
+        if let Err(error) = closed {
+            assert!(self.log.disk().is_crashed(), "{error}");
+            self.crash();
+            return;
+        }
+        self.seen("restart");
+        let (synced, disk) = (self.log.synced(), self.log.disk().crash(Crash::Lost));
+        self.begin(disk, &synced);
+    }
+
+    /// A process begins with what is on the disk, if need be one more after it.
+    fn begin(&mut self, mut disk: SimDisk, synced: &Synced) {
+        let (log, recovered, to_restore) = loop {
+            if self.random.random_bool(0.3) {
+                disk.crash_at(self.random.random_range(0..40));
+            }
+            match Log::open(&disk, self.setup.options, self.log.declared()) {
+                Ok(opened) => break opened,
+                Err(error) => assert!(disk.is_crashed(), "{error}"),
+            }
+            let mode = *Crash::ALL.choose(&mut self.random).expect("some");
+            self.trace(|| format!("crash while it begins: {mode:?}"));
+            self.seen("crash at the start");
+            disk = disk.crash(mode);
+        };
+        self.trace(|| format!("{recovered:?}"));
+        self.model.crash(synced, &recovered);
+        self.log = log;
+        self.unserved.clear();
+        // The sessions of the process that ended write nothing any more: nobody takes it from the old journal.
+        self.clients.clear();
+        self.broker = broker(&self.setup, to_restore);
+        self.connect_all();
+        self.check_queues();
+    }
+
+    /// Lets everything happen that is under way, and looks at the queues. False if it crashed meanwhile.
+    fn rest(&mut self) -> bool {
+        let broker = Arc::clone(&self.broker);
         for round in 0.. {
             assert!(round < 1000, "it does not come to rest");
-            self.log.take(&self.broker.journal);
-            let mut moved = self.log.sync(&self.broker.journal, &mut self.model.durable);
+            let mut moved = self.take();
+            moved |= self.sync();
+            while self.serve() {
+                moved = true;
+            }
+            if !Arc::ptr_eq(&broker, &self.broker) {
+                return false;
+            }
             for client in 0..CLIENTS {
                 let before = self.clients[client].sent.len();
                 self.arrive_up_to(client, usize::MAX);
@@ -356,6 +563,7 @@ impl Simulation {
         }
         self.model.check_quiet();
         self.check_queues();
+        true
     }
 
     /// The queues hold what the model holds.
@@ -373,43 +581,38 @@ impl Simulation {
         }
     }
 
-    /// What a replay of the journal gives is what durable queues hold.
-    fn check_journal(&self) {
-        let mut declared: Vec<_> = self.log.declared.iter().collect();
-        declared.sort_by_key(|(id, _)| **id);
-        let durable = self.model.queues.iter().filter(|queue| queue.durable);
-        assert!(
-            declared
-                .iter()
-                .map(|(_, name)| name.as_str())
-                .eq(durable.clone().map(|queue| queue.name.as_str()))
-        );
-        for ((id, name), queue) in declared.into_iter().zip(durable) {
-            let replayed: Vec<_> = self.log.content(*id).collect();
-            let held = queue.available().filter(|(_, message)| message.persistent && queue.is_live);
-            let held = held.map(|(position, message)| (position, message.id));
-            let held: Vec<_> =
-                held.filter(|(position, _)| !self.log.purged.contains(&(*id, *position))).collect();
-            assert_eq!(replayed, held, "the journal of {name}");
-        }
-    }
-
     /// Another client gets every message that is left.
     fn check_content(&mut self) {
-        let mut client = Client::connect(&self.broker);
-        client.session.input().extend(wire::channel_open().on(1));
         for (name, queue) in self.model.live.clone() {
-            let all = &self.model.queues[queue].messages;
-            client.session.input().extend(wire::get(&name, true).on(1).repeat(all.len() + 1));
-            client.session.handle_input(Now::default());
-            let octets = take_output(&mut client.session);
-            let got = client.incoming.read(&octets).into_iter().filter_map(|event| match event {
-                Event::GetOk { body, .. } => Some(id_of(&body)),
-                _ => None,
-            });
-            // What a purge may have taken may be missing.
-            let got: BTreeSet<u64> = got.collect();
-            let left = all.values().filter(|message| match message.state {
+            let mut client = Client::connect(&self.broker);
+            client.session.input().extend(wire::channel_open().on(1));
+            let count = self.model.queues[queue].messages.len();
+            client.session.input().extend(wire::get(&name, true).on(1).repeat(count + 1));
+            let mut got = BTreeSet::new();
+            let mut is_empty = false;
+            for round in 0.. {
+                assert!(round < 1000, "{name} does not give what it has");
+                client.session.handle_input(Now::default());
+                client.session.handle_wake(Now::default());
+                for event in client.incoming.read(&take_output(&mut client.session)) {
+                    match event {
+                        Event::GetOk { body, .. } => assert!(got.insert(id_of(&body)), "it comes once"),
+                        Event::Method { ids: (60, 72), .. } => is_empty = true,
+                        _ => {}
+                    }
+                }
+                if is_empty {
+                    break;
+                }
+                let Some(queue) = self.broker.pager.try_take() else { continue };
+                let served = self.broker.serve(&queue, |load| self.log.load(load));
+                if served.is_err() {
+                    assert!(self.log.disk().is_crashed());
+                    return;
+                }
+            }
+            // What gave way to others may be missing.
+            let left = self.model.queues[queue].messages.values().filter(|message| match message.state {
                 State::MaybePurged => got.contains(&message.id),
                 state => state == State::Available,
             });
@@ -420,7 +623,7 @@ impl Simulation {
 }
 
 /// What must have been seen at the end.
-const EXPECTED: [&str; 18] = [
+const EXPECTED: [&str; 24] = [
     "publish",
     "deliver",
     "redelivered",
@@ -439,6 +642,12 @@ const EXPECTED: [&str; 18] = [
     "global qos",
     "channel refused",
     "close channel",
+    "load",
+    "segment",
+    "checkpoint",
+    "crash",
+    "crash at the start",
+    "restart",
 ];
 
 impl Client {
@@ -472,8 +681,8 @@ fn take_output(session: &mut Session) -> Vec<u8> {
     octets
 }
 
-/// A broker whose outboxes are small, so that they fill up.
-fn broker() -> Arc<Broker> {
+/// A broker whose outboxes are small, so that they fill up, with what was recovered.
+fn broker(setup: &Setup, recovered: restore::Recovered) -> Arc<Broker> {
     let (users, permissions) = (Users::new([9; 4]), Permissions::new());
     users.put(User {
         name: "guest".into(),
@@ -499,6 +708,11 @@ fn broker() -> Arc<Broker> {
     let identity =
         Identity { product: "RabbitMQ".into(), version: "3.13.7".into(), cluster_name: "leveret@sim".into() };
     let broker = Broker::new(users, permissions, limits, identity);
+    if let Some((resident_bytes_max, window_bytes)) = setup.memory_bytes {
+        broker.pager.set_resident_bytes_max(resident_bytes_max);
+        broker.pager.set_window_bytes(window_bytes);
+    }
+    broker.restore(recovered, Now::default());
     broker.add_virtual_host("/", None, None);
     Arc::new(broker)
 }

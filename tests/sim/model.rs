@@ -3,10 +3,16 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a part of a test")]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+pub mod crash;
 
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+};
+
+use self::crash::{Commit, History, Promise};
 use crate::{
-    operation::{Operation, Settle},
+    operation::{Kind, LENGTH_MAX, Operation, PRIORITY_MAX, Settle},
     wire::Event,
 };
 
@@ -17,12 +23,16 @@ pub struct Model {
     pub queues: Vec<Queue>,
     /// Those that exist, by name.
     pub live: BTreeMap<String, usize>,
+    /// Which queue had a name, and which one a crash may bring back.
+    names: BTreeMap<String, History<Option<usize>>>,
     /// What is bound to the fanout exchange.
     bindings: BTreeSet<usize>,
     pub consumers: BTreeMap<String, Consumer>,
     pub connections: Vec<Connection>,
     /// Messages that the log has.
     pub durable: HashSet<u64>,
+    /// What the transactions did that were committed since the broker began.
+    commits: Vec<Commit>,
     /// Whether to say what happens, to find out why something went wrong.
     pub is_tracing: bool,
     /// How often each thing was seen, to tell a simulation that does nothing from one that works.
@@ -32,6 +42,7 @@ pub struct Model {
 #[derive(Default)]
 pub struct Queue {
     pub name: String,
+    kind: Kind,
     pub durable: bool,
     pub is_live: bool,
     /// By position, from 1.
@@ -40,23 +51,44 @@ pub struct Queue {
     /// How often something was put back, and how often without being marked as redelivered.
     returns: u64,
     give_backs: u64,
+    /// The last position that was given.
+    last: u64,
+    /// Whether it was bound, and whether a crash may bring that back.
+    bound: History<bool>,
+    /// How many purges there were, and up to which one the client knows.
+    purges: u64,
+    purges_answered: u64,
+    /// Whether any of its messages may have been delivered, ever.
+    was_delivered: bool,
+    /// Up to where the log knew of deliveries when the broker began.
+    delivered_up_to: u64,
 }
 
 pub struct Message {
     pub id: u64,
     pub persistent: bool,
+    /// What counts of it in the queue.
+    priority: u8,
     pub state: State,
+    /// How many deliveries have failed, where that is counted.
+    failed: u32,
     seen: bool,
+    /// Whether it was taken by a delivery that may have come later: see [`Model::may_be_early`].
+    was_early: bool,
     /// What the queue had counted when it came.
     returns_before: u64,
     give_backs_before: u64,
+    /// The purge that took it, or may have; 0 for none, or if it was delivered after that.
+    purge: u64,
+    /// Whether there was such a purge. The log may count it among what was purged even if it was on its way then.
+    met_purge: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// In the queue, or on its way to a consumer.
     Available,
-    /// The same, but if it was in the queue, a purge took it.
+    /// The same, but if it was in the queue, a purge took it; or it may have given way to others.
     MaybePurged,
     Unacked,
     Gone,
@@ -69,8 +101,8 @@ pub struct Consumer {
     pub prefetch: u16,
     no_ack: bool,
     pub unacked: u16,
-    /// The highest position that it got fresh.
-    last: u64,
+    /// The highest position that it got fresh, by priority.
+    last: [u64; PRIORITY_MAX as usize + 1],
 }
 
 #[derive(Default)]
@@ -80,6 +112,12 @@ pub struct Connection {
     pub read: VecDeque<(u16, Operation)>,
     /// What it must answer next.
     pub waiting: Option<(u16, Operation)>,
+    /// The queue that it was about, if it gets from one.
+    getting: Option<usize>,
+    /// Whether the broker may not have gone on after its last answer.
+    is_behind: bool,
+    /// What that answer says about a crash after it.
+    promise: Option<Promise>,
     returns: VecDeque<u64>,
     pub is_closed: bool,
 }
@@ -97,10 +135,18 @@ pub struct Channel {
     /// Messages to confirm, and whether the log must have them first.
     publishes: Vec<(u64, bool)>,
     confirmed: usize,
-    published: Vec<(Option<String>, u64, bool, bool)>,
+    published: Vec<(Option<String>, Published)>,
     /// In a transaction: tag, delivery, whether to requeue.
     settled: Vec<(u64, Delivery, bool)>,
     committed: Vec<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Published {
+    id: u64,
+    persistent: bool,
+    mandatory: bool,
+    priority: u8,
 }
 
 #[derive(Clone)]
@@ -140,15 +186,46 @@ impl Queue {
         }
     }
 
-    fn push(&mut self, id: u64, persistent: bool) {
-        let position = self.messages.len() as u64 + 1;
+    /// The first one that a client may get.
+    fn first_available(&self) -> Option<u64> {
+        let first = self.available().min_by_key(|(position, message)| (Reverse(message.priority), *position));
+        first.map(|(position, _)| position)
+    }
+
+    /// A queue that is too long lets go of its head. What is on its way to a consumer counts here and not there, so
+    /// more may be marked here than goes.
+    fn bound(&mut self) {
+        if self.kind != Kind::Bounded {
+            return;
+        }
+        let is_there = |message: &Message| matches!(message.state, State::Available | State::MaybePurged);
+        let counts = |message: &&mut Message| is_there(message) || message.was_early;
+        let excess = self.messages.values_mut().rev().filter(counts).skip(LENGTH_MAX);
+        for message in excess.filter(|message| is_there(message)) {
+            (message.state, message.met_purge) = (State::MaybePurged, true);
+        }
+    }
+
+    fn push(&mut self, Published { id, persistent, priority, .. }: Published) {
+        self.last += 1;
+        let position = self.last;
         let (returns_before, give_backs_before) = (self.returns, self.give_backs);
         self.positions.insert(id, position);
-        let state = State::Available;
-        self.messages.insert(
-            position,
-            Message { id, persistent, state, seen: false, returns_before, give_backs_before },
-        );
+        let message = Message {
+            id,
+            persistent,
+            priority: if self.kind == Kind::Prioritized { priority.min(PRIORITY_MAX) } else { 0 },
+            state: State::Available,
+            failed: 0,
+            seen: false,
+            was_early: false,
+            returns_before,
+            give_backs_before,
+            purge: 0,
+            met_purge: false,
+        };
+        self.messages.insert(position, message);
+        self.bound();
     }
 }
 
@@ -188,6 +265,7 @@ impl Model {
             }
             return;
         }
+        let mut promise = None;
         let missing = operation.needs_queue().is_some_and(|name| !self.live.contains_key(name));
         if missing {
             self.end_channel(connection, number);
@@ -195,12 +273,13 @@ impl Model {
         }
         match operation.clone() {
             _ if missing => {}
-            O::Publish { queue, id, persistent, mandatory } => {
+            O::Publish { queue, id, persistent, mandatory, priority } => {
+                let published = Published { id, persistent, mandatory, priority };
                 let channel = self.channel(connection, number);
                 if channel.is_transactional {
-                    channel.published.push((queue, id, persistent, mandatory));
+                    channel.published.push((queue, published));
                 } else {
-                    let is_logged = self.publish(connection, queue, id, persistent, mandatory);
+                    let is_logged = self.publish(connection, queue, published);
                     self.channel(connection, number).publishes.push((id, is_logged));
                 }
                 return;
@@ -208,27 +287,49 @@ impl Model {
             O::Settle(settle) => return self.settle(connection, number, &settle),
             O::CloseOk => unreachable!("only a closing channel is answered"),
             O::Declare { queue, durable } => {
+                let history = self.names.entry(queue.clone()).or_default();
                 if !self.live.contains_key(&queue) {
                     self.live.insert(queue.clone(), self.queues.len());
-                    self.queues.push(Queue { name: queue, durable, is_live: true, ..Queue::default() });
+                    history.push(Some(self.queues.len()));
+                    let (name, kind) = (queue.clone(), Kind::of(&queue));
+                    self.queues.push(Queue { name, kind, durable, is_live: true, ..Queue::default() });
                 }
+                promise = Some(Promise::Exists { number: history.number(), queue });
             }
             O::Delete { queue } => {
+                let history = self.names.entry(queue.clone()).or_default();
                 if let Some(queue) = self.live.remove(&queue) {
                     self.queues[queue].is_live = false;
                     self.bindings.remove(&queue);
+                    history.push(None);
                 }
+                promise = Some(Promise::Exists { number: history.number(), queue });
             }
-            O::Bind { queue } => drop(self.bindings.insert(self.live[&queue])),
+            O::Bind { queue } => {
+                let queue = self.live[&queue];
+                if self.bindings.insert(queue) {
+                    self.queues[queue].bound.push(true);
+                }
+                promise = Some(Promise::Bound { number: self.queues[queue].bound.number(), queue });
+            }
             O::Unbind { queue } => {
-                self.live.get(&queue).map(|queue| self.bindings.remove(queue));
+                if let Some(queue) = self.live.get(&queue).copied() {
+                    if self.bindings.remove(&queue) {
+                        self.queues[queue].bound.push(false);
+                    }
+                    promise = Some(Promise::Bound { number: self.queues[queue].bound.number(), queue });
+                }
             }
             O::Purge { queue } => {
                 let queue = self.live[&queue];
                 let is_exact = !self.consumers.values().any(|consumer| consumer.queue == queue);
+                self.queues[queue].purges += 1;
+                let purge = self.queues[queue].purges;
+                promise = Some(Promise::Purged { queue, purge });
                 for message in self.queues[queue].messages.values_mut() {
                     if message.state == State::Available {
                         message.state = if is_exact { State::Gone } else { State::MaybePurged };
+                        (message.purge, message.met_purge) = (purge, true);
                     }
                 }
             }
@@ -249,37 +350,33 @@ impl Model {
             }
             O::Consume { queue, tag, no_ack } => {
                 let prefetch = self.channel(connection, number).prefetch;
-                let (queue, unacked, last) = (self.live[&queue], 0, 0);
+                let (queue, unacked, last) = (self.live[&queue], 0, Default::default());
+                self.queues[queue].was_delivered = true;
                 let consumer =
                     Consumer { connection, channel: number, queue, prefetch, no_ack, unacked, last };
                 self.consumers.insert(tag, consumer);
             }
             O::OpenChannel => drop(self.connections[connection].channels.insert(number, Channel::default())),
-            O::Passive { .. } | O::Get { .. } | O::Cancel { .. } | O::CloseChannel | O::CloseConnection => {}
+            O::Get { queue, .. } => self.connections[connection].getting = Some(self.live[&queue]),
+            O::Passive { .. } | O::Cancel { .. } | O::CloseChannel | O::CloseConnection => {}
         }
+        self.connections[connection].promise = promise;
         self.connections[connection].waiting = Some((number, operation));
     }
 
     /// Whether the log must have the message before it is confirmed.
-    fn publish(
-        &mut self,
-        connection: usize,
-        queue: Option<String>,
-        id: u64,
-        persistent: bool,
-        mandatory: bool,
-    ) -> bool {
+    fn publish(&mut self, connection: usize, queue: Option<String>, published: Published) -> bool {
         let queues: Vec<usize> = match queue {
             Some(name) => self.live.get(&name).copied().into_iter().collect(),
             None => self.bindings.iter().copied().collect(),
         };
         for queue in &queues {
-            self.queues[*queue].push(id, persistent);
+            self.queues[*queue].push(published);
         }
-        if queues.is_empty() && mandatory {
-            self.connections[connection].returns.push_back(id);
+        if queues.is_empty() && published.mandatory {
+            self.connections[connection].returns.push_back(published.id);
         }
-        persistent && queues.iter().any(|queue| self.queues[*queue].durable)
+        published.persistent && queues.iter().any(|queue| self.queues[*queue].durable)
     }
 
     fn settle(&mut self, connection: usize, number: u16, settle: &Settle) {
@@ -301,12 +398,22 @@ impl Model {
         let channel = self.channel(connection, number);
         let (published, settled) =
             (std::mem::take(&mut channel.published), std::mem::take(&mut channel.settled));
-        for (queue, id, persistent, mandatory) in published {
-            if self.publish(connection, queue, id, persistent, mandatory) {
-                self.channel(connection, number).committed.push(id);
+        let mut commit = Commit::default();
+        for (queue, published) in published {
+            if self.publish(connection, queue, published) {
+                self.channel(connection, number).committed.push(published.id);
+                commit.published.push(published.id);
             }
         }
-        settled.iter().for_each(|(_, delivery, requeue)| self.release(delivery, *requeue));
+        for (_, delivery, requeue) in settled {
+            self.release(&delivery, requeue);
+            if !requeue {
+                commit.settled.insert((delivery.queue, delivery.position));
+            }
+        }
+        if commit.published.len() + commit.settled.len() > 1 {
+            self.commits.push(commit);
+        }
     }
 
     /// A delivery is settled, for good or not.
@@ -318,6 +425,8 @@ impl Model {
         queue.returns += u64::from(requeue);
         let message = queue.messages.get_mut(&delivery.position).expect("it was delivered");
         message.state = if requeue { State::Available } else { State::Gone };
+        message.failed += u32::from(requeue && queue.kind == Kind::Quorum);
+        queue.bound();
     }
 
     fn end_channel(&mut self, connection: usize, number: u16) {
@@ -352,9 +461,13 @@ impl Model {
         if self.is_tracing {
             eprintln!("    {connection} reads {event:?}");
         }
+        if !self.may_be_early(connection, &event) {
+            self.catch_up(connection);
+        }
         match event {
-            Event::Deliver { channel, consumer, tag, redelivered, body, .. } => {
-                self.delivered(connection, channel, &consumer, tag, redelivered, &body);
+            Event::Deliver { channel, consumer, tag, redelivered, properties, body, .. } => {
+                let counted = failed_deliveries(&properties);
+                self.delivered(connection, channel, &consumer, tag, (redelivered, counted), &body);
             }
             Event::Ack { channel, tag, multiple } => self.confirmed(connection, channel, tag, multiple),
             Event::Return { body, .. } => {
@@ -365,7 +478,7 @@ impl Model {
                 );
             }
             Event::Method { ids: (60, 30), arguments, channel } => {
-                let tag = String::from_utf8_lossy(&arguments[1..=usize::from(arguments[0])]).into_owned();
+                let tag = cancelled(&arguments);
                 let Some(consumer) = self.consumers.remove(&tag) else {
                     // The cancellation was on its way when a method that the broker has read since closed the channel.
                     assert!(self.channel(connection, channel).is_closing, "a consumer is cancelled once");
@@ -377,13 +490,41 @@ impl Model {
         }
     }
 
+    /// Whether the broker may have sent it before it did what it has read behind its last answer: what was on its way
+    /// to consumers goes out before that, if it waited for a message to be loaded.
+    fn may_be_early(&self, connection: usize, event: &Event) -> bool {
+        if let Event::Method { ids: (60, 30), arguments, .. } = event {
+            let consumer = self.consumers.get(&cancelled(arguments));
+            return consumer.is_some_and(|consumer| !self.queues[consumer.queue].is_live);
+        }
+        let Event::Deliver { consumer, body, .. } = event else { return false };
+        let Some(consumer) = self.consumers.get(consumer) else { return false };
+        let queue = &self.queues[consumer.queue];
+        let Some(position) = queue.positions.get(&id_of(body)) else { return false };
+        let channel = &self.connections[connection].channels[&consumer.channel];
+        let has_credit = consumer.prefetch == 0 || consumer.unacked < consumer.prefetch;
+        let of_consumers = channel.unacked.values().filter(|delivery| delivery.consumer.is_some()).count();
+        let has_room = channel.limit == 0 || of_consumers < channel.limit.into();
+        let is_there = matches!(queue.messages[position].state, State::Available | State::MaybePurged);
+        is_there && (consumer.no_ack || (has_credit && has_room))
+    }
+
+    /// The broker has gone on after its last answer.
+    pub fn catch_up(&mut self, connection: usize) {
+        if std::mem::take(&mut self.connections[connection].is_behind) {
+            self.advance(connection);
+            let messages = self.queues.iter_mut().flat_map(|queue| queue.messages.values_mut());
+            messages.for_each(|message| message.was_early = false);
+        }
+    }
+
     fn delivered(
         &mut self,
         connection: usize,
         number: u16,
         tag_of: &str,
         tag: u64,
-        redelivered: bool,
+        (redelivered, counted): (bool, Option<u32>),
         body: &[u8],
     ) {
         *self.seen.entry("deliver").or_default() += 1;
@@ -392,11 +533,15 @@ impl Model {
         let queue = &self.queues[consumer.queue];
         let position = *queue.positions.get(&id_of(body)).expect("nothing is invented");
         if !redelivered {
-            let (last, came_back) =
-                (consumer.last, queue.messages[&position].give_backs_before < queue.give_backs);
-            assert!(came_back || position > last, "{position} after {last} from {}", queue.name);
-            consumer.last = last.max(position);
+            let message = &queue.messages[&position];
+            let last = &mut consumer.last[usize::from(message.priority)];
+            let came_back = message.give_backs_before < queue.give_backs;
+            assert!(came_back || position > *last, "{position} after {last} from {}", queue.name);
+            *last = position.max(*last);
         }
+        let failed = queue.messages[&position].failed;
+        // The first delivery to a consumer has no count, that of a get has.
+        assert_eq!(counted, Some(failed).filter(|failed| *failed > 0), "x-delivery-count");
         let no_ack = consumer.no_ack;
         if !no_ack {
             consumer.unacked += 1;
@@ -421,6 +566,7 @@ impl Model {
         delivery: Delivery,
     ) {
         let queue = &mut self.queues[delivery.queue];
+        queue.was_delivered = true;
         let message = queue.messages.get_mut(&delivery.position).expect("a position of the queue");
         let id = message.id;
         assert!(
@@ -432,6 +578,8 @@ impl Model {
         assert!(!redelivered || queue.returns > message.returns_before, "{id} was never delivered before");
         *self.seen.entry("redelivered").or_default() += u64::from(redelivered);
         message.seen = true;
+        message.was_early = self.connections[connection].is_behind;
+        message.purge = 0;
         message.state = if no_ack { State::Gone } else { State::Unacked };
         let channel = self.channel(connection, number);
         assert!(tag > channel.last_tag, "delivery tags grow");
@@ -458,20 +606,27 @@ impl Model {
         use Operation as O;
         let (number, operation) =
             self.connections[connection].waiting.take().expect("an answer to something");
+        // It was refused, and promises nothing, if it needed a queue and there was none.
+        let promise = self.connections[connection].promise.take();
+        promise.into_iter().for_each(|promise| self.promised(promise));
         match (&operation, event) {
             (operation, Event::ChannelClose { channel, code: 404, .. }) if channel == number => {
                 assert!(operation.needs_queue().is_some() && self.channel(connection, number).is_closing);
                 *self.seen.entry("channel refused").or_default() += 1;
             }
-            (O::Get { queue, no_ack }, Event::GetOk { channel, tag, redelivered, left, body, .. })
-                if channel == number =>
-            {
-                self.got(connection, number, (queue, *no_ack), tag, (redelivered, left), &body);
+            (
+                O::Get { no_ack, .. },
+                Event::GetOk { channel, tag, redelivered, left, properties, body, .. },
+            ) if channel == number => {
+                let counted = failed_deliveries(&properties);
+                self.got(connection, number, *no_ack, tag, (redelivered, left, counted), &body);
             }
-            (O::Get { queue, .. }, Event::Method { ids: (60, 72), .. }) => {
-                let queue = self.live[queue];
+            (O::Get { .. }, Event::Method { ids: (60, 72), .. }) => {
+                let queue = self.connections[connection].getting.expect("a queue to get from");
                 assert!(
-                    self.is_shared(queue) || self.queues[queue].available().count() == 0,
+                    !self.queues[queue].is_live
+                        || self.is_shared(queue)
+                        || self.queues[queue].available().count() == 0,
                     "it was not empty"
                 );
             }
@@ -492,7 +647,10 @@ impl Model {
             }
             (operation, event) => panic!("{event:?} in answer to {operation:?}"),
         }
-        self.advance(connection);
+        self.connections[connection].is_behind = true;
+        if !matches!(operation, O::Get { .. }) {
+            self.catch_up(connection);
+        }
     }
 
     /// Whether consumers may have messages of the queue on their way.
@@ -506,19 +664,24 @@ impl Model {
         &mut self,
         connection: usize,
         number: u16,
-        of: (&str, bool),
+        no_ack: bool,
         tag: u64,
-        flags: (bool, u32),
+        (redelivered, left, counted): (bool, u32, Option<u32>),
         body: &[u8],
     ) {
-        let queue = self.live[of.0];
+        let queue = self.connections[connection].getting.expect("a queue to get from");
         let position = *self.queues[queue].positions.get(&id_of(body)).expect("nothing is invented");
+        let is_counted = self.queues[queue].kind == Kind::Quorum;
         if !self.is_shared(queue) {
-            let mut available = self.queues[queue].available();
-            assert_eq!(available.next().map(|(first, _)| first), Some(position), "the first comes first");
-            assert_eq!(available.count(), flags.1 as usize, "get-ok's count");
+            // What came back is at the tail of a quorum queue, or was not sent and is at its head.
+            let first = self.queues[queue].first_available();
+            assert!(is_counted || first == Some(position), "the first comes first");
+            let available = self.queues[queue].available().count();
+            assert_eq!(available, left as usize + 1, "get-ok's count");
         }
-        self.took(connection, number, tag, flags.0, of.1, Delivery { queue, position, consumer: None });
+        let failed = self.queues[queue].messages[&position].failed;
+        assert_eq!(counted, is_counted.then_some(failed), "x-delivery-count");
+        self.took(connection, number, tag, redelivered, no_ack, Delivery { queue, position, consumer: None });
     }
 
     fn done(&mut self, connection: usize, number: u16, operation: Operation) {
@@ -565,4 +728,17 @@ impl Model {
 /// The number of a message, which every body starts with.
 pub fn id_of(body: &[u8]) -> u64 {
     u64::from_be_bytes(body[..8].try_into().expect("eight octets"))
+}
+
+/// The tag of the consumer that a `basic.cancel` is about.
+fn cancelled(arguments: &[u8]) -> String {
+    String::from_utf8_lossy(&arguments[1..=usize::from(arguments[0])]).into_owned()
+}
+
+/// What the header `x-delivery-count` says.
+fn failed_deliveries(properties: &[u8]) -> Option<u32> {
+    let name = b"x-delivery-countl";
+    let at = properties.windows(name.len()).position(|window| window == name)? + name.len();
+    let count = i64::from_be_bytes(properties[at..at + 8].try_into().expect("eight octets"));
+    Some(count.try_into().expect("a small count"))
 }

@@ -59,6 +59,7 @@ pub enum Operation {
         id: u64,
         persistent: bool,
         mandatory: bool,
+        priority: u8,
     },
     Settle(Settle),
     Recover,
@@ -75,6 +76,44 @@ pub struct Settle {
 
 const FANOUT: &str = "amq.fanout";
 
+/// The highest priority of a queue that has priorities.
+pub const PRIORITY_MAX: u8 = 2;
+/// How many messages a bounded queue holds.
+pub const LENGTH_MAX: usize = 6;
+
+/// What a queue is, as its name says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    #[default]
+    Plain,
+    Quorum,
+    /// With priorities.
+    Prioritized,
+    /// With a maximum length: what is at its head gives way.
+    Bounded,
+}
+
+impl Kind {
+    pub fn of(queue: &str) -> Self {
+        match queue.split('-').next() {
+            Some("quorum") => Self::Quorum,
+            Some("priority") => Self::Prioritized,
+            Some("bounded") => Self::Bounded,
+            _ => Self::Plain,
+        }
+    }
+
+    fn arguments(self) -> Vec<u8> {
+        let number = |name, number: u32| wire::field(name, b'I', &number.to_be_bytes());
+        match self {
+            Self::Plain => Vec::new(),
+            Self::Quorum => wire::text_field("x-queue-type", "quorum"),
+            Self::Prioritized => number("x-max-priority", PRIORITY_MAX.into()),
+            Self::Bounded => number("x-max-length", LENGTH_MAX as u32),
+        }
+    }
+}
+
 impl Operation {
     /// Its octets.
     pub fn encode(&self, channel: u16, padding: usize) -> Vec<u8> {
@@ -88,7 +127,8 @@ impl Operation {
             Self::Commit => wire::tx_commit(),
             Self::Rollback => wire::tx_rollback(),
             Self::Declare { queue, durable } => {
-                wire::declare_queue(queue, if *durable { wire::DURABLE } else { 0 })
+                let bits = if *durable { wire::DURABLE } else { 0 };
+                wire::declare_queue_with(queue, bits, &Kind::of(queue).arguments())
             }
             Self::Passive { queue } => wire::declare_queue(queue, wire::PASSIVE),
             Self::Delete { queue } => wire::delete_queue(queue),
@@ -106,12 +146,12 @@ impl Operation {
             Self::Settle(Settle { tag, multiple, is_ack: true, .. }) => wire::ack(*tag, *multiple),
             Self::Settle(Settle { tag, multiple: false, requeue, .. }) => wire::reject(*tag, *requeue),
             Self::Settle(Settle { tag, multiple, requeue, .. }) => wire::nack(*tag, *multiple, *requeue),
-            Self::Publish { queue, id, persistent, mandatory } => {
+            Self::Publish { queue, id, persistent, mandatory, priority } => {
                 let (exchange, key) = queue.as_ref().map_or((FANOUT, ""), |queue| ("", queue));
                 let bits = if *mandatory { wire::MANDATORY } else { 0 };
-                let properties = if *persistent { wire::PERSISTENT } else { wire::TRANSIENT };
+                let properties = wire::mode_and_priority(if *persistent { 2 } else { 1 }, *priority);
                 let body = [&id.to_be_bytes()[..], &vec![7; padding]].concat();
-                return wire::publish(channel, exchange, key, bits, properties, &body);
+                return wire::publish(channel, exchange, key, bits, &properties, &body);
             }
         };
         method.on(channel)

@@ -188,6 +188,11 @@ pub const TRANSIENT: &[u8] = &[0, 0];
 /// Delivery mode 2 and nothing else.
 pub const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
+/// A delivery mode and a priority.
+pub fn mode_and_priority(delivery_mode: u8, priority: u8) -> [u8; 4] {
+    [0x18, 0, delivery_mode, priority]
+}
+
 /// A publish with its content, the body in one frame.
 pub fn publish(channel: u16, exchange: &str, key: &str, bits: u8, properties: &[u8], body: &[u8]) -> Vec<u8> {
     let mut frames = publish_method(exchange, key, bits).on(channel);
@@ -265,6 +270,7 @@ pub enum Event {
         redelivered: bool,
         key: String,
         left: u32,
+        properties: Vec<u8>,
         body: Vec<u8>,
     },
     Return {
@@ -349,7 +355,9 @@ impl Incoming {
                 let content = self.content.as_mut().expect("a header after its method");
                 let size = u64::from_be_bytes(payload[4..12].try_into().expect("eight octets"));
                 content.size = Some(size as usize);
-                if let Event::Deliver { properties, .. } = &mut content.event {
+                if let Event::Deliver { properties, .. } | Event::GetOk { properties, .. } =
+                    &mut content.event
+                {
                     *properties = payload[12..].to_vec();
                 }
                 self.complete()
@@ -419,8 +427,9 @@ impl Incoming {
             (60, 71) => {
                 let (tag, redelivered) = (reader.u64(), reader.u8() != 0);
                 let (_, key, left) = (reader.short(), reader.short(), reader.u32());
+                let (properties, body) = (Vec::new(), Vec::new());
                 self.content =
-                    with_content(Event::GetOk { channel, tag, redelivered, key, left, body: Vec::new() });
+                    with_content(Event::GetOk { channel, tag, redelivered, key, left, properties, body });
             }
             _ => return Some(Event::Method { channel, ids, arguments: payload[4..].to_vec() }),
         }

@@ -49,6 +49,8 @@ pub struct QueueArguments {
     pub max_length_bytes: Option<u64>,
     /// `x-overflow`: whether a full queue rejects what is published, rather than drop its head.
     pub rejects_publish: bool,
+    /// `x-delivery-limit` of a quorum queue: how many deliveries of a message may fail and it is still delivered again.
+    pub delivery_limit: Option<u64>,
     /// `x-expires`: milliseconds without use after which the queue is deleted.
     pub expires_ms: Option<u64>,
 }
@@ -131,6 +133,12 @@ impl QueueArguments {
                 Some("reject-publish-dlx") => kind == QueueKind::Classic,
                 _ => false,
             },
+            // RabbitMQ 3.10: a negative one is as good as 0.
+            delivery_limit: table
+                .get("x-delivery-limit")
+                .and_then(Value::as_int)
+                .filter(|_| kind == QueueKind::Quorum)
+                .map(|limit| u64::try_from(limit).unwrap_or(0)),
             expires_ms: number("x-expires"),
         })
     }

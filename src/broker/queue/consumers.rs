@@ -353,8 +353,9 @@ impl Turn<'_> {
         ConsumerIndex { place: self.place, generation: self.consumers.places[self.place as usize].0 }
     }
 
-    /// Gives it a message; it goes to the end of its ring if it can take more.
-    pub(super) fn deliver(self, make: impl FnOnce(ConsumerId) -> Delivery) {
+    /// Gives it a message, which counts for so much in an outbox; it goes to the end of its ring if it can take more.
+    #[inline]
+    pub(super) fn deliver(self, outbox_bytes: usize, make: impl FnOnce(ConsumerId) -> Delivery) {
         let place = self.place;
         let consumer = self.consumers.places[place as usize].1.as_deref_mut();
         let consumer = consumer.expect("invariant: a turn is of a consumer that is there");
@@ -362,10 +363,9 @@ impl Turn<'_> {
         if connection.pending.is_empty() {
             self.consumers.touched.push(consumer.connection);
         }
-        let delivery = make(consumer.spec.id);
         consumer.unacked += u32::from(!consumer.spec.no_ack);
-        connection.pending_bytes += delivery.outbox_bytes();
-        connection.pending.push(delivery);
+        connection.pending_bytes += outbox_bytes;
+        connection.pending.push(make(consumer.spec.id));
         self.consumers.enqueue(place);
     }
 

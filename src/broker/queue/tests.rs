@@ -5,14 +5,39 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::broker::{limit::Count, message::PublishedBody, outbox::Item};
+use crate::broker::{
+    limit::Count,
+    message::PublishedBody,
+    outbox::Item,
+    pager::{LoadedMessage, Served, serve},
+};
+
+mod paging;
 
 /// A queue, the outboxes of its consumers' connections, and the channels' limits.
 struct Bench {
     handle: Arc<QueueHandle>,
+    pager: Arc<Pager>,
     outboxes: Vec<Arc<Outbox>>,
     credits: Vec<Arc<ChannelCredit>>,
     effects: Effects,
+    /// The body of what is published.
+    body: Vec<u8>,
+    /// The messages that the log has.
+    stored: BTreeMap<u64, LoadedMessage>,
+    /// How many messages of each load are damaged.
+    damaged: u64,
+    /// How many loads there were.
+    loads: usize,
+}
+
+fn message(persistent: bool, priority: u8) -> Message {
+    with_body(b"body", persistent, priority)
+}
+
+fn with_body(body: &[u8], persistent: bool, priority: u8) -> Message {
+    let body = PublishedBody::Small(body);
+    Message::new(("", "q"), &[0, 0], body, persistent, priority, &mut Vec::new())
 }
 
 /// A consumer that needs acknowledgements.
@@ -22,18 +47,36 @@ fn spec(prefetch: u16) -> (u16, i64, bool, bool) {
 
 impl Bench {
     fn new(arguments: QueueArguments, connections: u64, outbox_bytes: usize) -> Self {
+        Self::of(false, arguments, connections, outbox_bytes)
+    }
+
+    fn durable(kind: QueueKind) -> Self {
+        Self::of(true, QueueArguments { kind, ..QueueArguments::default() }, 1, 1 << 20)
+    }
+
+    fn of(durable: bool, arguments: QueueArguments, connections: u64, outbox_bytes: usize) -> Self {
         let properties = QueueProperties {
-            durable: false,
+            durable,
             auto_delete: false,
             exclusive: None,
             table: Table::default(),
             arguments,
         };
         let permit = Arc::new(Count::new(None)).take().expect("no limit");
-        let handle = Arc::new(QueueHandle::new(QueueId(1), "q".into(), "/".into(), properties, permit));
+        let pager = Arc::new(Pager::new());
+        let handle = Arc::new(QueueHandle::new(
+            QueueId(1),
+            "q".into(),
+            "/".into(),
+            properties,
+            permit,
+            Arc::clone(&pager),
+        ));
         let outboxes = (1..=connections).map(|id| Arc::new(Outbox::new(ConnectionId(id), outbox_bytes)));
         let credits = (0..connections).map(|_| Arc::default()).collect();
-        Self { handle, outboxes: outboxes.collect(), credits, effects: Effects::default() }
+        let (outboxes, effects, stored) = (outboxes.collect(), Effects::default(), BTreeMap::new());
+        let body = b"body".to_vec();
+        Self { handle, pager, outboxes, credits, effects, body, stored, damaged: 0, loads: 0 }
     }
 
     fn classic(connections: u64) -> Self {
@@ -41,13 +84,119 @@ impl Bench {
     }
 
     fn publish_with(&mut self, count: u64, priority: u8) {
-        for _ in 0..count {
-            let body = PublishedBody::Small(b"body");
-            let message = Message::new(("", "q"), &[0, 0], body, false, priority, &mut Vec::new());
+        let body = std::mem::take(&mut self.body);
+        self.publish_all((0..count).map(|_| with_body(&body, false, priority)));
+        self.body = body;
+    }
+
+    fn publish_all(&mut self, messages: impl IntoIterator<Item = Message>) {
+        for message in messages {
             let published = self.handle.lock().publish(message, &self.handle, &mut self.effects);
             assert!(published.is_ok(), "a queue without limits takes everything");
         }
         self.deliver();
+    }
+
+    /// Lets the log have what it was told.
+    fn log(&mut self) {
+        for fact in self.effects.facts.drain(..) {
+            match fact {
+                Fact::Publish { message, queues } => {
+                    let sequence = queues[0].sequence;
+                    self.stored.insert(sequence, LoadedMessage { sequence, delivery_count: 0, message });
+                }
+                Fact::Settle { sequences, body_bytes, .. } => {
+                    let settled = sequences.iter().map(|sequence| self.stored.remove(sequence));
+                    let settled: u64 =
+                        settled.map(|it| it.expect("the log has it").message.body().len() as u64).sum();
+                    assert_eq!(settled, body_bytes);
+                }
+                Fact::Purge { before, unsettled, .. } => {
+                    self.stored.retain(|sequence, _| *sequence >= before || unsettled.contains(sequence));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What the log has of a load.
+    fn find(&self, load: &Load) -> Loaded {
+        let has = |stored: &&LoadedMessage| {
+            load.priorities.is_none_or(|priorities| priorities.has(stored.message.priority()))
+        };
+        let mut bytes = 0;
+        let messages = self.stored.range(load.first..=load.last).map(|(_, stored)| stored).filter(has);
+        let messages = messages.take(load.count_max).take_while(|stored| {
+            let is_within = bytes < load.bytes_max;
+            bytes += stored.message.memory_bytes();
+            is_within
+        });
+        Loaded { messages: messages.cloned().collect(), damaged: self.damaged }
+    }
+
+    fn serve(&mut self, queue: &Arc<QueueHandle>) -> Served {
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut loads = 0;
+        let load = |load: &Load| {
+            loads += 1;
+            Ok::<_, std::convert::Infallible>(self.find(load))
+        };
+        let Ok(served) = serve(queue, load, &mut effects);
+        self.loads += loads;
+        self.effects = effects;
+        served
+    }
+
+    /// Serves the queue until it wants nothing more, with a log that is never behind.
+    fn serve_all(&mut self) -> usize {
+        let mut served = 0;
+        while let Some(queue) = self.pager.try_take() {
+            self.log();
+            assert_eq!(self.serve(&queue), Served::Whole);
+            served += 1;
+        }
+        served
+    }
+
+    /// The same as [`Bench::get`] when the head may be paged.
+    fn get_paged(&mut self) -> Option<Got> {
+        self.take_paged(false)
+    }
+
+    fn take_paged(&mut self, no_ack: bool) -> Option<Got> {
+        loop {
+            let mut queue = self.handle.lock();
+            match queue.get(no_ack, &mut self.effects) {
+                Ok(got) => return got,
+                Err(Paged) => queue.await_head(&self.outboxes[0], &self.handle),
+            }
+            drop(queue);
+            assert_eq!(self.serve_all(), 1);
+        }
+    }
+
+    /// The same as [`Bench::drain`] when there may be chunks. The log hears of it.
+    fn drain_paged(&mut self) -> Vec<(u64, bool)> {
+        let mut drained = Vec::new();
+        while let Some(got) = self.take_paged(true) {
+            drained.push((got.entry.sequence, got.entry.redelivered));
+        }
+        self.log();
+        drained
+    }
+
+    /// What the log is told of the queue's messages, in short.
+    fn facts(&mut self) -> Vec<String> {
+        let said = self.effects.facts.drain(..).map(|fact| match fact {
+            Fact::Settle { sequences, body_bytes, .. } => format!("settle {sequences:?} {body_bytes}"),
+            Fact::Return { sequences, .. } => format!("return {sequences:?}"),
+            Fact::Delivered { up_to, .. } => format!("delivered {up_to}"),
+            Fact::Purge { before, unsettled, unsettled_body_bytes, .. } => {
+                format!("purge {before} but {unsettled:?} {unsettled_body_bytes}")
+            }
+            fact => format!("{fact:?}"),
+        });
+        said.collect()
     }
 
     fn publish(&mut self, count: u64) {
@@ -105,13 +254,26 @@ impl Bench {
 
     fn settle(&mut self, delivery: &Delivery) {
         self.credits[0].give_back(u32::from(delivery.slot != Slot::NONE));
-        assert!(self.handle.lock().settle(delivery.slot, delivery.sequence).is_some());
+        let settled = self.handle.lock().settle(delivery.slot, delivery.sequence, &mut self.effects);
+        assert!(settled);
         self.deliver();
+    }
+
+    fn purge(&mut self) -> u32 {
+        self.handle.lock().purge(&mut self.effects)
+    }
+
+    fn settle_at(&mut self, slot: Slot, sequence: u64) -> bool {
+        self.handle.lock().settle(slot, sequence, &mut self.effects)
+    }
+
+    fn requeue_at(&mut self, slot: Slot, sequence: u64, seen: bool) {
+        self.handle.lock().requeue(slot, sequence, seen, &mut self.effects);
     }
 
     fn requeue(&mut self, deliveries: &[Delivery]) {
         for delivery in deliveries {
-            self.handle.lock().requeue(delivery.slot, delivery.sequence, true);
+            self.handle.lock().requeue(delivery.slot, delivery.sequence, true, &mut self.effects);
         }
     }
 
@@ -128,14 +290,20 @@ impl Bench {
     }
 
     fn get(&mut self) -> Option<Got> {
-        self.handle.lock().get(false)
+        self.handle.lock().get(false, &mut self.effects).expect("it is in memory")
     }
 
     /// Everything that is ready, in order: sequence number and whether it was delivered before.
     fn drain(&mut self) -> Vec<(u64, bool)> {
         let mut queue = self.handle.lock();
-        std::iter::from_fn(|| queue.get(true).map(|got| (got.entry.sequence, got.entry.redelivered)))
-            .collect()
+        let effects = &mut self.effects;
+        std::iter::from_fn(|| {
+            queue
+                .get(true, effects)
+                .expect("it is in memory")
+                .map(|got| (got.entry.sequence, got.entry.redelivered))
+        })
+        .collect()
     }
 }
 
@@ -159,7 +327,7 @@ fn a6_returned_messages_take_their_old_places() {
         bench.publish(1);
         for place in order {
             let entry = &got[place].entry;
-            bench.handle.lock().requeue(got[place].slot, entry.sequence, true);
+            bench.requeue_at(got[place].slot, entry.sequence, true);
         }
         let returned = [(1, true), (2, true), (3, true), (4, false), (5, false), (6, false)];
         assert_eq!(bench.drain(), returned, "{order:?}");
@@ -171,12 +339,12 @@ fn a6_a_message_may_come_back_between_others_that_are_out() {
     let mut bench = Bench::classic(1);
     bench.publish(4);
     let got: Vec<_> = (0..4).filter_map(|_| bench.get()).collect();
-    bench.handle.lock().requeue(got[2].slot, 3, true);
+    bench.requeue_at(got[2].slot, 3, true);
     bench.publish(1);
-    bench.handle.lock().requeue(got[0].slot, 1, true);
+    bench.requeue_at(got[0].slot, 1, true);
     assert_eq!(bench.drain(), [(1, true), (3, true), (5, false)]);
-    bench.handle.lock().requeue(got[3].slot, 4, true);
-    bench.handle.lock().requeue(got[1].slot, 2, true);
+    bench.requeue_at(got[3].slot, 4, true);
+    bench.requeue_at(got[1].slot, 2, true);
     assert_eq!(bench.drain(), [(2, true), (4, true)]);
 }
 
@@ -186,7 +354,7 @@ fn a10_a_quorum_queue_takes_returned_messages_at_its_tail() {
     let mut bench = Bench::new(arguments, 1, 1 << 20);
     bench.publish(3);
     let got = bench.get().expect("a message");
-    bench.handle.lock().requeue(got.slot, got.entry.sequence, true);
+    bench.requeue_at(got.slot, got.entry.sequence, true);
     assert_eq!(bench.drain(), [(2, false), (3, false), (1, true)]);
 }
 
@@ -195,7 +363,7 @@ fn a_message_that_nobody_saw_is_not_marked() {
     let mut bench = Bench::classic(1);
     bench.publish(1);
     let got = bench.get().expect("a message");
-    bench.handle.lock().requeue(got.slot, 1, false);
+    bench.requeue_at(got.slot, 1, false);
     assert_eq!(bench.drain(), [(1, false)]);
 }
 
@@ -208,7 +376,7 @@ fn higher_priorities_leave_first_and_come_back_to_their_level() {
     }
     let got = bench.get().expect("a message");
     assert_eq!(got.entry.sequence, 2, "9 counts as 5, and came later");
-    bench.handle.lock().requeue(got.slot, 2, true);
+    bench.requeue_at(got.slot, 2, true);
     let order: Vec<_> = bench.drain().into_iter().map(|(sequence, _)| sequence).collect();
     assert_eq!(order, [2, 4, 3, 5, 1]);
 }
@@ -233,7 +401,7 @@ fn a9_a_consumer_of_higher_priority_gets_everything_until_it_is_full() {
     let first = bench.taken(1);
     assert_eq!(first.iter().map(|delivery| delivery.sequence).collect::<Vec<_>>(), [1, 2]);
     assert_eq!([0, 2].map(|of| bench.sequences(of)), [vec![3, 4], vec![5]]);
-    bench.handle.lock().settle(first[0].slot, 1);
+    bench.settle_at(first[0].slot, 1);
     bench.publish(1);
     assert_eq!(bench.sequences(1), [6]);
 }
@@ -250,7 +418,7 @@ fn prefetch_is_given_back_by_settling_and_requeueing() {
     bench.requeue(&first[..1]);
     bench.deliver();
     assert_eq!(bench.sequences(0), [1], "it comes again, before 4");
-    assert!(bench.handle.lock().settle(first[0].slot, 2).is_none(), "another message is there now");
+    assert!(!bench.settle_at(first[0].slot, 2), "another message is there now");
 }
 
 #[test]
@@ -273,7 +441,7 @@ fn a_limit_of_a_channel_spans_its_consumers() {
     let first = bench.taken(0);
     assert_eq!(first.len(), 3);
     bench.credits[0].give_back(1);
-    bench.handle.lock().settle(first[0].slot, first[0].sequence);
+    bench.settle_at(first[0].slot, first[0].sequence);
     bench.handle.lock().resume(ConnectionId(1));
     bench.deliver();
     assert_eq!(bench.sequences(0), [4]);
@@ -312,6 +480,23 @@ fn a_full_outbox_stalls_its_consumer_and_nobody_else() {
     assert!(sequences.into_iter().eq(1..=100));
 }
 
+/// Else each consumer would ask to be told once for each that was told.
+#[test]
+fn a_full_outbox_notes_a_queue_once_however_many_of_its_consumers_stall() {
+    let mut bench = Bench::new(QueueArguments::default(), 1, 2000);
+    for id in 0..3 {
+        bench.consume_as(id, 0, spec(0)).expect("a consumer");
+    }
+    bench.publish(1000);
+    for _ in 0..5 {
+        bench.taken(0);
+        assert_eq!(bench.outboxes[0].take_stalled().len(), 1);
+        bench.handle.lock().resume(ConnectionId(1));
+        bench.deliver();
+    }
+    assert!(bench.ready() > 0, "they were stalled each time");
+}
+
 #[test]
 fn an_exclusive_consumer_is_alone() {
     let mut bench = Bench::classic(2);
@@ -339,7 +524,7 @@ fn a_cancelled_consumer_gets_nothing_and_its_deliveries_stay_out() {
     // Its place is taken by another, whom its settlements do not concern.
     bench.consume(0, spec(1)).expect("a consumer");
     assert_eq!(bench.sequences(0), [3]);
-    bench.handle.lock().settle(first[0].slot, 1);
+    bench.settle_at(first[0].slot, 1);
     bench.deliver();
     assert!(bench.taken(0).is_empty());
 }
@@ -349,9 +534,9 @@ fn purge_takes_what_is_ready_and_nothing_else() {
     let mut bench = Bench::classic(1);
     bench.publish(3);
     let got = bench.get().expect("a message");
-    assert_eq!(bench.handle.lock().purge(), 2);
+    assert_eq!(bench.purge(), 2);
     assert_eq!((bench.ready(), bench.unacked()), (0, 1));
-    bench.handle.lock().requeue(got.slot, 1, true);
+    bench.requeue_at(got.slot, 1, true);
     bench.publish(1);
     assert_eq!(bench.drain(), [(1, true), (4, false)]);
 }
@@ -362,7 +547,7 @@ fn a_deleted_queue_takes_and_gives_nothing() {
     bench.consume(0, spec(1)).expect("a consumer");
     bench.publish(3);
     let taken = bench.taken(0);
-    let (count, cancelled) = bench.handle.lock().delete();
+    let (count, cancelled) = bench.handle.lock().delete(&mut bench.effects);
     assert_eq!((count, cancelled.len(), bench.consumers()), (2, 1, 0));
     let is_deleted = bench.handle.lock().is_deleted();
     assert!(is_deleted);
@@ -379,8 +564,85 @@ fn get_says_what_is_left() {
     bench.publish(2);
     let got = bench.get().expect("a message");
     assert_eq!((got.entry.sequence, got.ready_count), (1, 1));
-    assert!(bench.handle.lock().settle(got.slot, 1).is_some());
-    assert!(bench.handle.lock().settle(got.slot, 1).is_none(), "once");
+    assert!(bench.settle_at(got.slot, 1));
+    assert!(!bench.settle_at(got.slot, 1), "once");
+}
+
+#[test]
+fn the_log_hears_of_the_end_of_what_it_has() {
+    let mut bench = Bench::durable(QueueKind::Classic);
+    bench.publish_all([true, false, true, true, true].map(|persistent| message(persistent, 0)));
+    assert_eq!(bench.facts(), [] as [&str; 0], "publishes are told by who publishes");
+    let got: Vec<_> = (0..3).filter_map(|_| bench.get()).collect();
+    assert_eq!(bench.facts(), ["delivered 3"]);
+    bench.requeue_at(got[0].slot, 1, true);
+    assert_eq!(bench.facts(), [] as [&str; 0], "a classic queue counts no deliveries");
+    bench.settle_at(got[1].slot, 2);
+    assert_eq!(bench.facts(), [] as [&str; 0], "the log does not have that one");
+    let taken = bench.handle.lock().get(true, &mut bench.effects).expect("in memory").expect("a message");
+    assert_eq!(taken.entry.sequence, 1);
+    assert_eq!(bench.purge(), 2);
+    bench.settle_at(got[2].slot, 3);
+    assert_eq!(bench.facts(), ["settle [1] 4", "purge 6 but [3] 4", "settle [3] 4"]);
+}
+
+#[test]
+fn a_batch_of_deliveries_is_one_fact() {
+    let mut bench = Bench::durable(QueueKind::Classic);
+    bench.consume(0, spec(0)).expect("a consumer");
+    bench.publish_all((0..3).map(|_| message(true, 0)));
+    assert_eq!(bench.facts(), ["delivered 3"]);
+    let taken = bench.taken(0);
+    bench.requeue(&taken);
+    bench.deliver();
+    assert_eq!(bench.sequences(0), [1, 2, 3]);
+    assert_eq!(bench.facts(), [] as [&str; 0], "the log knows that already");
+    bench.publish(1);
+    assert_eq!(bench.facts(), [] as [&str; 0], "transient messages are gone with a restart");
+    assert!(bench.cancel(0));
+    bench.consume(0, (0, 0, true, false)).expect("a consumer");
+    bench.publish_all([message(true, 0)]);
+    assert_eq!(bench.facts(), [] as [&str; 0], "nobody will acknowledge it");
+    assert!(bench.taken(0)[1].stored, "its settlement is told when it is sent");
+}
+
+#[test]
+fn what_a_limit_drops_is_settled() {
+    let arguments = QueueArguments { max_length: Some(1), ..QueueArguments::default() };
+    let mut bench = Bench::of(true, arguments, 1, 1 << 20);
+    bench.publish_all([true, false, true, true].map(|persistent| message(persistent, 0)));
+    assert_eq!(bench.facts(), ["settle [1, 3] 8"]);
+}
+
+#[test]
+fn a_quorum_queue_counts_returned_deliveries() {
+    let mut bench = Bench::durable(QueueKind::Quorum);
+    bench.publish_all([true, false, true].map(|persistent| message(persistent, 0)));
+    let got: Vec<_> = (0..3).filter_map(|_| bench.get()).collect();
+    for got in &got[..2] {
+        bench.requeue_at(got.slot, got.entry.sequence, true);
+    }
+    bench.requeue_at(got[2].slot, 3, false);
+    assert_eq!(bench.facts(), ["delivered 3", "return [1]"]);
+    let counts: Vec<_> = (0..3).filter_map(|_| bench.get()).collect();
+    let counts = counts.iter().map(|got| (got.entry.sequence, got.entry.delivery_count));
+    assert!(counts.eq([(3, 0), (1, 1), (2, 1)]), "the one that nobody saw is where it was");
+}
+
+#[test]
+fn a_message_is_dropped_when_too_many_deliveries_have_failed() {
+    let arguments =
+        QueueArguments { kind: QueueKind::Quorum, delivery_limit: Some(1), ..QueueArguments::default() };
+    let mut bench = Bench::of(true, arguments, 1, 1 << 20);
+    bench.publish_all([message(true, 0)]);
+    for (seen, facts) in [(true, "return [1]"), (false, ""), (true, "settle [1] 4")] {
+        let got = bench.get().expect("within the limit");
+        bench.facts();
+        bench.requeue_at(got.slot, 1, seen);
+        assert_eq!(bench.facts().join(""), facts);
+    }
+    assert!(bench.get().is_none(), "the second failure was too many");
+    assert_eq!(bench.ready(), 0);
 }
 
 /// What may be done to a queue, on one of three connections.
@@ -441,8 +703,13 @@ impl Naive {
 proptest! {
     /// Nothing is lost or doubled, prefetch holds, and credit is never left unused.
     #[test]
-    fn nothing_is_lost(steps in steps()) {
+    fn nothing_is_lost(steps in steps(), paging in any::<bool>()) {
         let mut bench = Bench::classic(3);
+        if paging {
+            // A few of them fill the window.
+            bench.body = vec![7; 3000];
+            bench.pager.set_resident_bytes_max(0);
+        }
         let mut naive = Naive::default();
         for step in steps {
             let chosen = |index: prop::sample::Index, naive: &Naive| {
@@ -456,7 +723,7 @@ proptest! {
                     naive.published += count;
                 }
                 Step::Get => {
-                    if let Some(got) = bench.get() {
+                    if let Some(got) = bench.get_paged() {
                         naive.ready.remove(&got.entry.sequence);
                         naive.unacked.insert(got.entry.sequence, got.slot);
                     }
@@ -477,12 +744,12 @@ proptest! {
                     }
                 }
                 Step::Settle(index) => if let Some((sequence, slot)) = chosen(index, &naive) {
-                    prop_assert!(bench.handle.lock().settle(slot, sequence).is_some());
+                    prop_assert!(bench.settle_at(slot, sequence));
                     bench.deliver();
                     naive.release(sequence);
                 },
                 Step::Requeue(index) => if let Some((sequence, slot)) = chosen(index, &naive) {
-                    bench.handle.lock().requeue(slot, sequence, true);
+                    bench.requeue_at(slot, sequence, true);
                     bench.deliver();
                     naive.release(sequence);
                     naive.ready.insert(sequence);
@@ -491,10 +758,11 @@ proptest! {
                     for of in 0..3 {
                         bench.taken(of).iter().for_each(|delivery| naive.take(of, delivery));
                     }
-                    prop_assert_eq!(bench.handle.lock().purge() as usize, naive.ready.len());
+                    prop_assert_eq!(bench.purge() as usize, naive.ready.len());
                     naive.ready.clear();
                 }
             }
+            bench.serve_all();
         }
         for of in 0..3 {
             bench.taken(of).iter().for_each(|delivery| naive.take(of, delivery));
@@ -504,7 +772,7 @@ proptest! {
         });
         prop_assert!(!idle || naive.ready.is_empty(), "a consumer with credit gets nothing");
         prop_assert_eq!(bench.unacked(), naive.unacked.len());
-        let left = bench.drain().into_iter().map(|(sequence, _)| sequence);
+        let left = bench.drain_paged().into_iter().map(|(sequence, _)| sequence);
         prop_assert!(left.eq(naive.ready));
     }
 }

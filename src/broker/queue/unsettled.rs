@@ -33,9 +33,9 @@ impl UnsettledSlab {
         self.slots.len() - self.free.len()
     }
 
-    /// The sequence numbers of the messages.
-    pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
-        self.slots.iter().flatten().map(|unsettled| unsettled.entry.sequence)
+    /// The messages.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().flatten().map(|unsettled| &unsettled.entry)
     }
 
     /// Keeps a message until it is settled.

@@ -7,13 +7,13 @@ use crate::{
     broker::{
         ReplyConsumer,
         permission::Access,
-        queue::{ConsumerSpec, QueueHandle, QueueKind},
+        queue::{ConsumerSpec, Got, Paged, QueueHandle, QueueKind},
         refusal::Refusal,
         vhost::{REPLY_TO, generated_name},
     },
     session::{
-        channel::{Channel, Mode, UnackedDelivery, content},
-        shared::{ConsumerState, Shared},
+        channel::{Channel, Mode, UnackedDelivery, content, with_delivery_count},
+        shared::{ConsumerState, Held, HeldGet, Shared},
     },
 };
 
@@ -172,19 +172,44 @@ impl Channel {
         let queue = host.expect_queue(&name, shared.connection())?;
         refuse_get_of_single_active(&queue)?;
         queue.used(shared.now);
-        let Some(got) = queue.lock().get(no_ack) else {
-            shared.out.method(self.number, &ServerMethod::BasicGetEmpty);
-            return Ok(());
-        };
-        let message = &got.entry.message;
-        if no_ack && message.is_persistent() {
-            shared.note_settled(&queue, got.entry.sequence);
+        self.get_from(queue, no_ack, shared);
+        Ok(())
+    }
+
+    /// Answers `basic.get`, or holds the answer until the message has been loaded.
+    pub(in crate::session) fn get_from(
+        &mut self,
+        queue: Arc<QueueHandle>,
+        no_ack: bool,
+        shared: &mut Shared,
+    ) {
+        let mut locked = queue.lock();
+        match locked.get(no_ack, &mut shared.effects) {
+            Ok(Some(got)) => {
+                drop(locked);
+                self.get_ok(&queue, &got, shared);
+            }
+            Ok(None) => shared.out.method(self.number, &ServerMethod::BasicGetEmpty),
+            Err(Paged) => {
+                locked.await_head(&shared.outbox, &queue);
+                drop(locked);
+                shared.held = Some(Held::Get(HeldGet { channel: self.number, queue, no_ack }));
+            }
         }
-        let tag = self.track_get(&queue, got.slot, got.entry.sequence);
+    }
+
+    fn get_ok(&mut self, queue: &Arc<QueueHandle>, got: &Got, shared: &mut Shared) {
+        let message = &got.entry.message;
+        let tag = self.track_get(queue, got.slot, got.entry.sequence);
+        let counted;
+        let mut content = content(message);
+        if queue.properties.arguments.kind == QueueKind::Quorum {
+            counted = with_delivery_count(message, got.entry.delivery_count);
+            content.properties = &counted;
+        }
         let redelivered = got.entry.redelivered;
         let frame_max = shared.frame_max;
-        shared.out.get_ok(self.number, tag, redelivered, &content(message), got.ready_count, frame_max);
-        Ok(())
+        shared.out.get_ok(self.number, tag, redelivered, &content, got.ready_count, frame_max);
     }
 
     /// `basic.ack`. In a transaction it takes effect at the commit.

@@ -32,13 +32,14 @@ impl Channel {
                 if passive {
                     refuse_default(&name)?;
                     shared.host.expect_exchange(&name)?;
+                    self.reply(nowait, &ServerMethod::ExchangeDeclareOk, shared);
                 } else {
                     // RabbitMQ looks at the type before anything else.
                     let kind = exchange_kind(&kind)?;
                     let spec = ExchangeSpec { name: &name, kind, durable, auto_delete, internal, arguments };
                     self.declare_exchange(&spec, shared)?;
+                    self.reply_when_durable(nowait, ServerMethod::ExchangeDeclareOk, shared);
                 }
-                self.reply_when_durable(nowait, ServerMethod::ExchangeDeclareOk, shared);
             }
             ClientMethod::ExchangeDelete { exchange, if_unused, nowait } => {
                 self.delete_exchange(&without_line_ends(&exchange), if_unused, shared)?;

@@ -59,11 +59,13 @@ impl Channel {
         }
     }
 
-    /// Sends the reply to a change once it is durable, unless the client asked for none.
+    /// Sends the reply to a change once it is durable, unless the client asked for none. If there was nothing to change,
+    /// that is what another client has changed, which may not be durable yet.
     fn reply_when_durable(&self, nowait: bool, reply: ServerMethod, shared: &mut Shared) {
         if nowait {
             shared.flush();
         } else {
+            shared.method_lsn = shared.method_lsn.max(shared.host.recorded());
             shared.reply_when_durable(self.number, reply);
         }
     }

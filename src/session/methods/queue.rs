@@ -39,7 +39,11 @@ impl Channel {
                 let name = without_line_ends(&queue);
                 let spec = QueueSpec { name: &name, durable, exclusive, auto_delete, arguments };
                 let ok = self.declare_queue(spec, passive, shared)?;
-                self.reply_when_durable(nowait, ok, shared);
+                if passive {
+                    self.reply(nowait, &ok, shared);
+                } else {
+                    self.reply_when_durable(nowait, ok, shared);
+                }
             }
             ClientMethod::QueueBind { queue, exchange, routing_key, nowait, arguments } => {
                 self.bind_queue(&queue, &exchange, &routing_key, &arguments, shared)?;
@@ -181,11 +185,7 @@ impl Channel {
         let name = self.queue_name(queue)?;
         shared.check_permission(host.queue_resource(&name), Access::Read)?;
         let queue = host.expect_queue(&name, shared.connection())?;
-        let mut locked = queue.lock();
-        let count = locked.purge();
-        if queue.properties.durable {
-            shared.effects.facts.push(locked.purge_fact(queue.id));
-        }
+        let count = queue.lock().purge(&mut shared.effects);
         Ok(count)
     }
 

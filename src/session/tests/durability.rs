@@ -37,7 +37,7 @@ fn a_durable_declaration_is_answered_once_it_is_durable() {
         let batch = script.facts().expect("a fact");
         script.wake();
         script.expect_nothing();
-        script.broker.journal.mark_durable(&batch);
+        script.mark_durable(&batch);
         script.wake();
         match script.next() {
             Some(Event::Method { ids, .. }) => assert_eq!(ids, answer),
@@ -45,6 +45,35 @@ fn a_durable_declaration_is_answered_once_it_is_durable() {
             event => panic!("{event:?}"),
         }
         assert!(script.session.wants_input());
+    }
+}
+
+/// Who does the same again is told no sooner: else a crash could take what was confirmed.
+#[test]
+fn what_another_has_declared_is_confirmed_once_it_is_durable() {
+    for method in [
+        wire::declare_queue("new", wire::DURABLE),
+        wire::declare_exchange("x", "direct", wire::DURABLE),
+        wire::bind_queue("durable", "amq.topic", "k"),
+        wire::unbind_queue("bound", "amq.topic", "k"),
+        wire::delete_queue("bound"),
+    ] {
+        let broker = broker(limits());
+        let mut first = by_hand(&broker);
+        first.syncs = true;
+        first.declare("bound", wire::DURABLE);
+        first.send(1, wire::bind_queue("bound", "amq.topic", "k"));
+        first.expect(Event::bare(1, 50, 21));
+        first.syncs = false;
+        let mut second = Script::with_channel(&broker);
+        second.syncs = false;
+        first.send(1, method.clone());
+        first.expect_nothing();
+        second.send(1, method);
+        second.expect_nothing();
+        sync(&mut first);
+        second.wake();
+        assert!(second.next().is_some());
     }
 }
 
@@ -96,7 +125,7 @@ fn a7_a_confirm_comes_after_its_fact_and_all_that_are_due_as_one() {
     script.publish(1, "", "durable", 0, wire::TRANSIENT, b"4");
     script.wake();
     script.expect_nothing();
-    script.broker.journal.mark_durable(&first);
+    script.mark_durable(&first);
     script.wake();
     script.expect(Event::Ack { channel: 1, tag: 2, multiple: true });
     script.expect_nothing();
@@ -151,6 +180,31 @@ fn the_log_wakes_who_waits_for_it() {
     }
 }
 
+/// What the log is told next.
+fn told(script: &Script) -> Vec<Fact> {
+    let batch = script.facts().expect("facts");
+    script.broker.journal.mark_written(&batch);
+    script.broker.journal.mark_durable(batch.last);
+    batch.facts
+}
+
+#[test]
+fn what_needs_no_ack_is_settled_when_it_is_sent() {
+    let mut script = by_hand(&broker(limits()));
+    script.publish(1, "", "durable", 0, wire::PERSISTENT, b"first");
+    script.send(1, wire::get("durable", true));
+    script.next();
+    let facts = told(&script);
+    assert!(matches!(&facts[..], [Fact::Publish { .. }, Fact::Settle { body_bytes: 5, .. }]), "{facts:?}");
+    script.send(1, wire::consume("durable", "c", wire::NO_ACK));
+    script.expect_ids(1, (60, 21));
+    script.publish(1, "", "durable", 0, wire::PERSISTENT, b"second");
+    script.wake();
+    script.expect_deliveries(&[("second", false)]);
+    let facts = told(&script);
+    assert!(matches!(&facts[..], [Fact::Publish { .. }, Fact::Settle { body_bytes: 6, .. }]), "{facts:?}");
+}
+
 #[test]
 fn a7_commit_ok_waits_and_the_facts_are_one_append() {
     let broker = broker(limits());
@@ -174,7 +228,7 @@ fn a7_commit_ok_waits_and_the_facts_are_one_append() {
         fact => panic!("{fact:?}"),
     });
     assert_eq!(kinds.collect::<Vec<_>>(), [("publish", 1), ("publish", 1), ("settle", 1)]);
-    script.broker.journal.mark_durable(&batch);
+    script.mark_durable(&batch);
     script.wake();
     script.expect(Event::bare(1, 90, 21));
 }

@@ -246,7 +246,7 @@ fn publishers_wait_for_a_log_that_is_behind() {
     script.declare("q", wire::DURABLE);
     script.syncs = false;
     let mut consumer = Script::with_channel(&broker);
-    for _ in 0..4 {
+    for _ in 0..2 {
         assert!(script.session.wants_input());
         let mut octets = wire::publish_method("", "q", 0).on(1);
         octets.extend(wire::frame(2, 1, &wire::content_header(4 << 20, wire::PERSISTENT)));

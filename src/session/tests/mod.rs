@@ -6,6 +6,7 @@ mod delivery;
 mod durability;
 mod handshake;
 mod limits;
+mod paging;
 mod refusals;
 mod regressions;
 #[path = "../../../tests/wire/mod.rs"]
@@ -171,7 +172,7 @@ impl Script {
     /// Makes the facts so far durable.
     fn sync(&mut self) {
         while let Some(batch) = self.facts() {
-            self.broker.journal.mark_durable(&batch);
+            self.mark_durable(&batch);
         }
     }
 
@@ -180,11 +181,17 @@ impl Script {
         self.broker.journal.try_take_batch()
     }
 
+    /// Says that they are written and durable.
+    fn mark_durable(&self, batch: &Batch) {
+        self.broker.journal.mark_written(batch);
+        self.broker.journal.mark_durable(batch.last);
+    }
+
     /// Reads what the session has written.
     fn read(&mut self) {
         while self.syncs {
             let Some(batch) = self.facts() else { break };
-            self.broker.journal.mark_durable(&batch);
+            self.mark_durable(&batch);
             self.session.handle_wake(self.now());
         }
         if self.syncs {

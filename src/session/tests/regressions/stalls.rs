@@ -109,7 +109,7 @@ fn a_delivery_that_needs_no_acknowledgement_is_settled_for_the_log_too() {
     (0..3).for_each(|_| client.publish("", "q", true));
     client.send();
     client.wake();
-    let facts = broker.journal.take_batch().expect("not closed").facts;
+    let facts = broker.journal.try_take_batch().expect("facts").facts;
     let settled = facts.iter().filter_map(|fact| match fact {
         Fact::Settle { sequences, .. } => Some(sequences.as_slice()),
         _ => None,
@@ -129,7 +129,7 @@ fn a_purge_says_to_the_log_what_stays() {
     client.method(1, 60, 70, &[&[0, 0][..], &short("q"), &[0]].concat());
     client.method(1, 50, 30, &[&[0, 0][..], &short("q"), &[0]].concat());
     client.send();
-    let facts = broker.journal.take_batch().expect("not closed").facts;
+    let facts = broker.journal.try_take_batch().expect("facts").facts;
     let purge = facts.iter().find_map(|fact| match fact {
         Fact::Purge { before, unsettled, .. } => Some((*before, unsettled.as_slice())),
         _ => None,

@@ -1,0 +1,111 @@
+//! The cleaner: moves the last live messages out of segments that are mostly dead, so that those can be used again.
+//!
+//! A queue that nobody reads holds on to a segment with each message that it has there, however few they are beside what is
+//! dead. What the cleaner copies is paid for by what was written: at most a quarter of it, so a log that is not written
+//! to is not cleaned, and the log takes at most about four times what is live in it.
+
+use std::{collections::BTreeMap, io};
+
+use tracing::warn;
+
+use super::{
+    StorageError,
+    index::Segment,
+    log::Log,
+    positions::scan,
+    reader::read_record,
+    record::Record,
+    segment::{SegmentHeader, segment_name},
+};
+use crate::broker::journal::Target;
+
+/// A segment is cleaned when less than one in so many of its octets is live.
+const DEAD_FACTOR: u64 = 4;
+/// Octets of messages that are moved as one batch.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Segments that are emptied in one go: each is read as a whole.
+const SEGMENTS_AT_A_TIME: usize = 2;
+
+/// Cleans some of the segments that are worth it, sparsest first.
+pub(super) fn clean(log: &mut Log) -> Result<(), StorageError> {
+    let mut budget = log.since_clean / DEAD_FACTOR;
+    log.since_clean = 0;
+    for (header, live_bytes) in candidates(log).into_iter().take(SEGMENTS_AT_A_TIME) {
+        if live_bytes > budget {
+            break;
+        }
+        budget -= live_bytes;
+        match read_live(log, &header) {
+            Ok(messages) => write(log, messages)?,
+            // It is reported when somebody asks for what is there.
+            Err(error) => warn!("segment {} can't be cleaned: {error}", header.id),
+        }
+        if log.shared.index().segments.get(&header.id).is_some_and(|segment| segment.live > 0) {
+            log.unreadable.insert(header.id);
+        }
+    }
+    Ok(())
+}
+
+/// Segments that are mostly dead, and about how many octets in them are not.
+fn candidates(log: &Log) -> Vec<(SegmentHeader, u64)> {
+    let index = log.shared.index();
+    let full = index.segments.range(..log.current.header.id).map(|(_, segment)| segment);
+    let live_bytes = |segment: &Segment| segment.bytes / segment.total.max(1) * segment.live;
+    let is_sparse = |segment: &&Segment| {
+        segment.live > 0
+            && !log.unreadable.contains(&segment.header.id)
+            && live_bytes(segment) * DEAD_FACTOR < segment.header.capacity
+    };
+    let mut sparse: Vec<_> =
+        full.filter(is_sparse).map(|segment| (segment.header, live_bytes(segment))).collect();
+    sparse.sort_unstable_by_key(|(_, bytes)| *bytes);
+    sparse
+}
+
+/// A message, and the queues that it is live in.
+type Live = (Vec<u8>, Vec<Target>);
+
+/// What is live in a segment, as far as it can be read.
+fn read_live(log: &Log, header: &SegmentHeader) -> io::Result<Vec<Live>> {
+    let disk = log.shared.disk.clone();
+    let positions = scan(&*disk, header)?;
+    let file = disk.open(&segment_name(header.id))?;
+    let mut records = BTreeMap::<u64, (u32, Vec<Target>)>::new();
+    {
+        let index = log.shared.index();
+        for (queue, positions) in positions {
+            for position in positions {
+                let Some(survives) = index.survives_in(queue, position.sequence, header.id) else { continue };
+                let target = Target { queue, sequence: position.sequence, survives };
+                let (_, targets) =
+                    records.entry(position.offset).or_insert_with(|| (position.len, Vec::new()));
+                targets.push(target);
+            }
+        }
+    }
+    let mut live = Vec::with_capacity(records.len());
+    for (offset, (len, targets)) in records {
+        let octets = read_record(&*file, offset, len)?;
+        if let Some(Record::Publish { message, .. }) = octets.record() {
+            live.push((message.to_vec(), targets));
+        }
+    }
+    Ok(live)
+}
+
+/// Writes messages to the end of the log.
+fn write(log: &mut Log, live: Vec<Live>) -> Result<(), StorageError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for (message, targets) in live {
+        bytes += message.len();
+        batch.push((message, targets));
+        if bytes >= BATCH_BYTES {
+            log.write_moved(&batch)?;
+            batch.clear();
+            bytes = 0;
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { log.write_moved(&batch) }
+}

@@ -221,9 +221,9 @@ impl Log {
         })
     }
 
-    /// To be called now and then when nobody waits for the log: cleans it; writes a checkpoint once segments are dead, since who drains
-    /// a backlog writes little and must not have to fill segments to get its space back; and lets go of a few dead
-    /// segments, which takes the system some time. Returns whether there is more to do.
+    /// To be called now and then when nobody waits for the log: cleans it; writes a checkpoint once segments are dead,
+    /// since who drains a backlog writes little and must not have to fill segments to get its space back; and lets go of a
+    /// few dead segments, which takes the system some time. Returns whether there is more to do.
     ///
     /// # Errors
     /// If the disk fails.
@@ -440,8 +440,8 @@ impl Log {
         Ok(())
     }
 
-    /// Writes a checkpoint of the index, which is as of the start of that segment, and lets go of segments without
-    /// live messages. Everything is synced.
+    /// Writes a checkpoint of the index, which is as of the start of that segment, and notes which segments nothing is
+    /// live in and nobody reads from, to be let go of. Everything is synced.
     pub(super) fn checkpoint(&mut self, replay_from: u64) -> Result<(), StorageError> {
         let (octets, dead) = {
             let mut index = self.shared.index();
@@ -498,7 +498,7 @@ impl Log {
         written.map_err(|error| self.io_error("write", error))
     }
 
-    /// Messages that the cleaner has read, as one batch. Each lies in the segment `from`.
+    /// Writes messages that the cleaner has read, as one batch: from then on that is where they are live.
     pub(super) fn write_moved(&mut self, moved: &[(Vec<u8>, Vec<Target>)]) -> Result<(), StorageError> {
         self.records.clear();
         let places: Vec<_> =

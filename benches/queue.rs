@@ -6,12 +6,12 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use leveret::{
     amqp::{Table, Value},
     broker::{
+        effects::Effects,
         limit::Count,
         message::{Message, PublishedBody},
         outbox::{ConnectionId, ConsumerId, Item, Outbox},
         queue::{ConsumerSpec, QueueArguments, QueueHandle, QueueId, QueueProperties},
         refusal::Resource,
-        vhost::Effects,
     },
 };
 
@@ -59,7 +59,7 @@ impl Bench {
             handle.lock().add_consumer(spec, handle.resource()).expect("a consumer");
         }
         let body = PublishedBody::Small(&[0; 16]);
-        let message = Message::new(("", "q"), &[0, 0], body, false, 0, &mut Vec::new());
+        let message = Message::new(("", "q"), &[0, 0], body, false, None, &mut Vec::new());
         Self { handle, outbox, message, effects: Effects::default(), items: VecDeque::new() }
     }
 
@@ -68,7 +68,8 @@ impl Bench {
         let mut queue = self.handle.lock();
         for _ in 0..BATCH {
             let message = self.message.clone();
-            black_box(queue.publish(message, &self.handle, &mut self.effects)).expect("there is room");
+            black_box(queue.publish(message, leveret::broker::NEVER, &self.handle, &mut self.effects))
+                .expect("there is room");
         }
         queue.deliver(&self.handle, &mut self.effects);
         drop(queue);
@@ -86,11 +87,20 @@ fn queues(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("queue");
     group.throughput(Throughput::Elements(BATCH as u64));
     let priorities = Table(vec![("x-max-priority".into(), Value::I32(10))]);
+    // What the first rows pay nothing for.
+    let ttl = Table(vec![("x-message-ttl".into(), Value::I32(60_000))]);
+    let keys = Table(vec![("x-group-by".into(), "property:correlation-id".into())]);
+    let retries = Table(vec![("x-retry-delays".into(), "1s,10s".into())]);
+    let limit = Table(vec![("x-max-length".into(), Value::I32(1_000_000))]);
     for (name, arguments, consumers, no_ack) in [
         ("one consumer, no acks", Table::default(), 1, true),
         ("one consumer, acks", Table::default(), 1, false),
         ("100 consumers, acks", Table::default(), 100, false),
         ("one consumer, acks, 10 priorities", priorities, 1, false),
+        ("one consumer, acks, a TTL", ttl, 1, false),
+        ("one consumer, acks, keys", keys, 1, false),
+        ("one consumer, acks, retries", retries, 1, false),
+        ("one consumer, acks, a limit", limit, 1, false),
     ] {
         let mut bench = Bench::new(&arguments, consumers, no_ack);
         group.bench_function(name, |bencher| bencher.iter(|| bench.pass()));

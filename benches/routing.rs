@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use leveret::amqp::{Table, Value};
-use leveret::broker::exchange::{Bindings, ExchangeKind};
+use leveret::amqp::{Properties, Table, Value};
+use leveret::broker::exchange::{Bindings, ExchangeKind, Routing};
 
 /// Bindings of destination 0, 1, 2 and so on, from what makes the key and the arguments of each.
 fn bindings(kind: ExchangeKind, count: u32, binding: impl Fn(u32) -> (String, Table)) -> Bindings<u32> {
@@ -33,7 +33,8 @@ fn fields(fields: &[(&str, Value)]) -> Table {
 
 fn route(bindings: &Bindings<u32>, key: &str, headers: Option<&[u8]>) -> u32 {
     let mut found = 0;
-    bindings.route(black_box(key), headers, &mut |_| found += 1);
+    let properties = Properties { headers, ..Properties::default() };
+    bindings.route(&Routing { keys: &[black_box(key)], properties, now_ms: 0 }, &mut |_| found += 1);
     found
 }
 
@@ -89,6 +90,23 @@ fn headers(criterion: &mut Criterion) {
     }
 }
 
+/// The types that choose one of many destinations.
+fn choice(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("choice");
+    let kinds = [ExchangeKind::ConsistentHash, ExchangeKind::ModulusHash, ExchangeKind::Random];
+    for kind in kinds {
+        for count in [10, 1_000] {
+            let mut bindings = bindings(kind, count, |_| ("10".to_owned(), Table::default()));
+            // Holes among the buckets.
+            (0..count / 4).for_each(|number| _ = bindings.remove_destination(&(number * 4)));
+            assert_eq!(route(&bindings, "orders.77", None), 1);
+            group.bench_function(format!("{}, {count} bindings", kind.name()), |bench| {
+                bench.iter(|| route(&bindings, "orders.77", None));
+            });
+        }
+    }
+}
+
 fn binding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("bind and unbind");
     let mut bindings = bindings(ExchangeKind::Topic, 100_000, |number| (topic_key(number), Table::default()));
@@ -108,5 +126,5 @@ fn binding(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(routing, direct, topic, headers, binding);
+criterion_group!(routing, direct, topic, headers, choice, binding);
 criterion_main!(routing);

@@ -124,6 +124,12 @@ def queue(channel, name):
     return channel.queue_declare(name("queue")).method.queue
 
 
+@pytest.fixture
+def dead(channel, name):
+    """The name of an empty durable queue for dead letters."""
+    return channel.queue_declare(name("dead"), durable=True).method.queue
+
+
 def start_leveret(directory):
     """Starts the binary in `directory` and waits until it says that every listener accepts."""
     binary = os.environ.get("LEVERET_BINARY", REPOSITORY / "target" / "debug" / "leveret")

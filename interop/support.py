@@ -1,4 +1,4 @@
-"""What several test files share: expecting refusals, waiting for conditions, publishing and draining with pika."""
+"""What several test files share: refusals, waiting for conditions, and declaring, publishing and draining with pika."""
 
 import contextlib
 import time
@@ -7,6 +7,9 @@ import pika
 import pytest
 
 DEADLINE_SECONDS = 15
+
+each_queue_type = pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+"""Runs a test that takes a `queue_type` once for each."""
 
 
 @contextlib.contextmanager
@@ -53,6 +56,18 @@ def wait_until(connection, condition, seconds=DEADLINE_SECONDS):
         connection.process_data_events(time_limit=0.05)
 
 
+def declare(channel, queue, queue_type="classic", **arguments):
+    """Declares a durable queue and returns its name; `message_ttl=50` is its argument x-message-ttl."""
+    arguments = {"x-" + key.replace("_", "-"): value for key, value in arguments.items()}
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": queue_type, **arguments})
+    return queue
+
+
+def to(queue):
+    """The arguments for `declare` that send dead letters to `queue`."""
+    return {"dead_letter_exchange": "", "dead_letter_routing_key": queue}
+
+
 def publish(channel, queue, *bodies, **properties):
     """Publishes text bodies to `queue` by way of the default exchange."""
     for body in bodies:
@@ -66,6 +81,71 @@ def get(channel, queue, auto_ack=False):
     return method, properties, body.decode()
 
 
+def is_confirmed(channel, exchange, key, body, **properties):
+    """Publishes on a channel in confirm mode and tells whether the confirm was an ack."""
+    try:
+        channel.basic_publish(exchange, key, body, pika.BasicProperties(**properties))
+    except pika.exceptions.NackError:
+        return False
+    return True
+
+
+def is_there(connection, queue):
+    """Whether `queue` exists, found out by a publish: of all operations only that one does not prolong x-expires."""
+    channel = connection.channel()
+    channel.confirm_delivery()
+    try:
+        channel.basic_publish("", queue, b"anybody home?", mandatory=True)
+    except pika.exceptions.UnroutableError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
+def await_ready(channel, queue, count):
+    """Waits until `queue` has exactly `count` ready messages."""
+    wait_until(channel.connection, lambda: counts(channel, queue)[0] == count)
+
+
+def receive(channel, queue, auto_ack=True):
+    """The next message as (method, properties, text), waited for."""
+    await_some(channel, queue)
+    return get(channel, queue, auto_ack)
+
+
+def await_some(channel, queue):
+    """Waits until `queue` has a ready message."""
+    wait_until(channel.connection, lambda: counts(channel, queue)[0] > 0)
+
+
+def receive_bodies(channel, queue, count):
+    """The text bodies of the next `count` messages, waited for one by one; then there must be no more."""
+    bodies = [receive(channel, queue)[2] for _ in range(count)]
+    assert drain(channel, queue) == []
+    return bodies
+
+
+def deaths(properties):
+    """What x-death tells, the newest first: (queue, reason, count) of each entry."""
+    return [(entry["queue"], entry["reason"], entry["count"]) for entry in properties.headers["x-death"]]
+
+
+def elapse(channel, milliseconds):
+    """Waits until so much time has passed for the broker, too: until it has let a message expire.
+
+    For what must not have happened by then. What must happen is waited for instead.
+    """
+    clock = channel.connection.channel()
+    bell = clock.queue_declare("", exclusive=True).method.queue
+    arguments = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": bell}
+    publish(clock, clock.queue_declare("", exclusive=True, arguments=arguments).method.queue, "ring")
+    await_some(clock, bell)
+    for queue in (bell, ""):
+        clock.queue_delete(queue)
+    clock.close()
+
+
 def drain(channel, queue):
     """The text bodies of all ready messages in order; they are removed."""
     bodies = []
@@ -77,7 +157,10 @@ def drain(channel, queue):
 
 
 def counts(channel, queue):
-    """(ready messages, consumers) as a passive declaration tells them."""
+    """(ready messages, consumers) as a passive declaration tells them.
+
+    On RabbitMQ the question may overtake what was published just before, even on the same channel.
+    """
     method = channel.queue_declare(queue, passive=True).method
     return method.message_count, method.consumer_count
 

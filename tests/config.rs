@@ -114,6 +114,82 @@ fn a_bad_regular_expression_is_refused() {
 }
 
 #[test]
+fn b1_policies_are_refused_by_file_line_and_key() {
+    let policy = |section: &str, lines: &str| {
+        let text = format!("[[{section}]]\nname = 'p'\n{lines}\n");
+        Run::new().file("broker.toml", &text).refused(&["--check-config"])
+    };
+    for (section, lines, expected) in [
+        (
+            "policies",
+            "pattern = '('\ndefinition = { max-length = 1 }",
+            "broker.toml:3: policies[0].pattern: '(' is not a regular expression that is supported: unclosed group",
+        ),
+        (
+            "policies",
+            "pattern = ''\ndefinition = { max-length = -1 }",
+            "broker.toml:4: policies[0].definition.max-length: -1 is not a valid maximum length",
+        ),
+        (
+            "policies",
+            "pattern = ''\n[policies.definition]\nmax-length = 1\nmax-lenght = 1",
+            "broker.toml:6: policies[0].definition.max-lenght: [{<<\"max-lenght\">>,1}] are not recognised policy settings",
+        ),
+        (
+            "operator_policies",
+            "pattern = ''\ndefinition = { dead-letter-exchange = 'x' }",
+            "broker.toml:4: operator_policies[0].definition.dead-letter-exchange: \
+             [{<<\"dead-letter-exchange\">>,<<\"x\">>}] are not recognised policy settings",
+        ),
+        (
+            "policies",
+            "pattern = ''\ndefinition = {}",
+            "broker.toml:4: policies[0].definition: no policy provided",
+        ),
+        (
+            "policies",
+            "pattern = ''\napply_to = 'topics'\ndefinition = { max-length = 1 }",
+            "broker.toml:4: policies[0].apply_to: apply-to 'topics' unrecognised; should be one of: 'queues', ",
+        ),
+        (
+            "policies",
+            "pattern = ''\nvhost = 'v'\ndefinition = { max-length = 1 }",
+            "broker.toml:4: policies[0].vhost: there is no virtual host 'v'",
+        ),
+        (
+            "policies",
+            "pattern = ''\npriority = 'high'\ndefinition = { max-length = 1 }",
+            "broker.toml:4: policies[0].priority: invalid type: string \"high\", expected a whole number",
+        ),
+        (
+            "policies",
+            "pattern = ''\ndefinition = { max-length = 1 }\n[[policies]]\nname = 'p'\npattern = ''\n\
+             definition = { expires = 1 }",
+            "broker.toml:6: policies[1].name: 'p' is there twice",
+        ),
+        ("policies", "pattern = ''", "broker.toml:1: policies[0]: missing field `definition`"),
+        (
+            "policies",
+            "pattern = ''\ndefinition = { max-length = 2020-01-01 }",
+            "broker.toml:4: policies[0].definition.max-length: 2020-01-01 is a time, which no key takes",
+        ),
+    ] {
+        let message = policy(section, lines);
+        assert!(message.starts_with(&format!("leveret: {expected}")), "{message}");
+    }
+}
+
+#[test]
+fn b1_policies_are_accepted() {
+    let text = "[[vhosts]]\nname = '/'\n[[vhosts]]\nname = 'shop'\n\
+                [[policies]]\nname = 'p'\npattern = '^a'\npriority = -3\napply_to = 'quorum_queues'\n\
+                definition = { message-ttl = 1, retry-delays = ['1s', 5], retry-jitter = 0.5, dead-letter-exchange = '' }\n\
+                [[policies]]\nname = 'p'\nvhost = 'shop'\npattern = ''\ndefinition = { ha-mode = 'all' }\n\
+                [[operator_policies]]\nname = 'p'\npattern = ''\ndefinition = { max-length = 1 }\n";
+    assert_eq!(Run::new().file("broker.toml", text).accepted(&[]), "broker.toml is valid\n");
+}
+
+#[test]
 fn check_config_approves_what_is_valid_and_starts_nothing() {
     let run = Run::new().file("broker.toml", "[log]\nlevel = 'debug'\n");
     assert_eq!(run.accepted(&[]), "broker.toml is valid\n");
@@ -214,4 +290,26 @@ fn version_is_the_true_one() {
     let output = Run::new().output(&["--version"]);
     assert!(output.status.success());
     assert_eq!(output.stdout, concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+}
+
+#[test]
+fn which_rabbitmq_is_followed_is_said_in_words() {
+    let sound = "[compatibility]\nx_death = '4'\ndelivery_limit_counts = 'returns'\nconsumer_timeout = 'cancel'\n\
+                 [limits]\nconsumer_timeout_ms = 1800000\n[[vhosts]]\nname = '/'\ntracing = true\n";
+    Run::new().file("broker.toml", sound).accepted(&[]);
+    Run::new().variable("LEVERET_COMPATIBILITY_X_DEATH", "4").accepted(&[]);
+    for (line, expected) in [
+        ("compatibility.x_death = '5'", "unknown variant `5`, expected `3` or `4`"),
+        ("compatibility.delivery_limit_counts = 'all'", "expected `failures` or `returns`"),
+        ("compatibility.consumer_timeout = 'kill'", "expected `close` or `cancel`"),
+        (
+            "limits.consumer_timeout_ms = 315360000001",
+            "315360000001 is not from 0 to 315360000000 milliseconds",
+        ),
+    ] {
+        let message = Run::new().file("broker.toml", line).refused(&["--check-config"]);
+        let key = line.split(' ').next().unwrap();
+        assert!(message.starts_with(&format!("leveret: broker.toml:1: {key}: ")), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
 }

@@ -3,13 +3,21 @@
 use std::sync::Arc;
 
 use super::{
-    Broker,
+    Broker, Now,
     definition::Definition,
+    effects::Effects,
+    event,
     journal::{Fact, Lsn},
     permission::{Permission, TopicPermission},
+    policy::{Policy, PolicyKind},
     user::User,
     vhost::VirtualHost,
 };
+
+/// There is no virtual host of that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("virtual host '{0}' does not exist")]
+pub struct NoVirtualHost(pub String);
 
 /// Each change returns the number of its fact, to be waited for, or `Lsn(0)` if there was nothing to change.
 impl Broker {
@@ -82,6 +90,63 @@ impl Broker {
         self.change(definition, || self.permissions.get_topic(user, virtual_host, exchange).is_some())
     }
 
+    /// Adds a policy to a virtual host, or replaces the one of its kind and name. It acts at once on what is there.
+    ///
+    /// # Errors
+    /// If there is no such virtual host.
+    pub fn put_policy(&self, virtual_host: &str, policy: Policy, now: Now) -> Result<Lsn, NoVirtualHost> {
+        self.change_policies(virtual_host, now, |host, effects| host.put_policy(Arc::new(policy), effects))
+    }
+
+    /// Deletes a policy. What it said does not act any more.
+    ///
+    /// # Errors
+    /// If there is no such virtual host.
+    pub fn delete_policy(
+        &self,
+        virtual_host: &str,
+        kind: PolicyKind,
+        name: &str,
+        now: Now,
+    ) -> Result<Lsn, NoVirtualHost> {
+        self.change_policies(virtual_host, now, |host, effects| host.delete_policy(kind, name, effects))
+    }
+
+    /// Adds the policies that the configuration has for a virtual host. They are not recorded, and one that is recorded
+    /// under the same name counts.
+    ///
+    /// # Errors
+    /// If there is no such virtual host.
+    pub fn configure_policies(
+        &self,
+        virtual_host: &str,
+        policies: Vec<Policy>,
+        now: Now,
+    ) -> Result<(), NoVirtualHost> {
+        let configure = |host: &VirtualHost, effects: &mut Effects| {
+            host.configure_policies(policies, effects);
+            true
+        };
+        self.change_policies(virtual_host, now, configure).map(drop)
+    }
+
+    fn change_policies(
+        &self,
+        virtual_host: &str,
+        now: Now,
+        change: impl FnOnce(&VirtualHost, &mut Effects) -> bool,
+    ) -> Result<Lsn, NoVirtualHost> {
+        let host = self.virtual_host(virtual_host).ok_or_else(|| NoVirtualHost(virtual_host.to_owned()))?;
+        let mut effects = Effects { now, ..Effects::default() };
+        if change(&host, &mut effects) {
+            // A queue that did not expire may do so now, or sooner.
+            host.queues().iter().for_each(|queue| self.watch_use(queue, now));
+        }
+        let recorded = effects.recorded;
+        self.conclude(effects);
+        Ok(recorded)
+    }
+
     /// Records a definition and applies it, if it changes anything: one at a time, so that the journal has them in the
     /// order in which they took effect.
     fn change(&self, definition: Definition, is_change: impl FnOnce() -> bool) -> Lsn {
@@ -90,7 +155,9 @@ impl Broker {
             return Lsn(0);
         }
         let last = self.journal.append(&mut vec![Fact::Define(definition.clone())]);
+        let events = self.events_of(&definition);
         self.apply(definition);
+        events.into_iter().for_each(|event| self.tell(|_| event));
         last
     }
 
@@ -103,6 +170,9 @@ impl Broker {
             }
             D::VirtualHostDeleted { name } => {
                 self.virtual_hosts.remove(&name);
+                if *name == *event::VIRTUAL_HOST {
+                    self.events.set_watched(false);
+                }
                 self.permissions.remove_vhost(&name);
             }
             D::UserPut(user) => {
@@ -128,7 +198,9 @@ impl Broker {
             | D::ExchangeDeclared { .. }
             | D::ExchangeDeleted { .. }
             | D::Bound(_)
-            | D::Unbound(_) => {}
+            | D::Unbound(_)
+            | D::PolicyPut { .. }
+            | D::PolicyDeleted { .. } => {}
         }
     }
 
@@ -137,7 +209,8 @@ impl Broker {
         let host = self.virtual_hosts.entry(name.into()).or_insert_with(|| {
             let (ids, journal) = (Arc::clone(&self.ids), Arc::clone(&self.journal));
             let (pager, queue_count) = (Arc::clone(&self.pager), Arc::clone(&self.queue_count));
-            Arc::new(VirtualHost::new(name, ids, journal, pager, queues_max, queue_count))
+            let events = Arc::clone(&self.events);
+            Arc::new(VirtualHost::new(name, ids, journal, pager, events, queues_max, queue_count))
         });
         host.set_queues_max(queues_max);
     }

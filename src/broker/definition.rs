@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     permission::{Permission, TopicPermission},
+    policy::{Policy, PolicyKind},
     queue::QueueId,
     user::User,
 };
@@ -113,6 +114,22 @@ pub enum Definition {
     Bound(Binding),
     /// A binding between durable things was removed.
     Unbound(Binding),
+    /// A policy was added or changed.
+    PolicyPut {
+        /// The virtual host.
+        virtual_host: Arc<str>,
+        /// The policy.
+        policy: Arc<Policy>,
+    },
+    /// A policy was deleted.
+    PolicyDeleted {
+        /// The virtual host.
+        virtual_host: Arc<str>,
+        /// Whose it was.
+        kind: PolicyKind,
+        /// Its name.
+        name: Arc<str>,
+    },
 }
 
 /// A binding, by names.

@@ -20,6 +20,8 @@ use std::{
     time::Duration,
 };
 
+use sha2::Digest as _;
+
 use super::{
     definition::Definition,
     message::Message,
@@ -82,8 +84,43 @@ pub enum Fact {
         /// The queue.
         queue: QueueId,
     },
+    /// Messages stay in the queue and are not ready until then: their retry is put off, or they are dead and wait for
+    /// queues that take them. Another one for the same message replaces it; what settles the message ends it.
+    Hold {
+        /// The queue.
+        queue: QueueId,
+        /// Their sequence numbers in the queue.
+        sequences: Vec<u64>,
+        /// When they are looked at again, in [`Now::unix_ms`](super::Now::unix_ms).
+        until_ms: u64,
+        /// Why they are dead, as the code of a reason; 0 if they come back.
+        death: u8,
+    },
+    /// A message with that key was taken: further ones are duplicates (`x-message-deduplication`).
+    Seen {
+        /// Whose keys they are: a queue's identity, or what [`cache_of_exchange`] says.
+        cache: QueueId,
+        /// The key.
+        key: u128,
+        /// When it is forgotten, in [`Now::unix_ms`](super::Now::unix_ms).
+        until_ms: u64,
+        /// How many keys the cache keeps: with more, the oldest are forgotten.
+        keep: u32,
+    },
     /// Something was defined.
     Define(Definition),
+}
+
+/// Whose keys an exchange's are in [`Fact::Seen`]: the same after a restart, and no queue's. They are forgotten when the
+/// exchange is deleted.
+pub fn cache_of_exchange(virtual_host: &str, exchange: &str) -> QueueId {
+    let mut hasher = sha2::Sha256::new();
+    hasher.update((virtual_host.len() as u64).to_le_bytes());
+    hasher.update(virtual_host);
+    hasher.update(exchange);
+    let digest = hasher.finalize();
+    let octets = digest.first_chunk::<8>().expect("invariant: a digest of 32 octets");
+    QueueId(u64::from_le_bytes(*octets) | 1 << 63)
 }
 
 /// A queue that a published message entered.
@@ -96,6 +133,8 @@ pub struct Target {
     /// Whether it is there after a restart: a persistent message in a durable queue. Any other is in the log only
     /// because the queue is too deep for memory.
     pub survives: bool,
+    /// When it leaves the queue by itself, in [`Now::unix_ms`](super::Now::unix_ms); [`NEVER`](super::NEVER) if it does not.
+    pub deadline_ms: u64,
 }
 
 impl Fact {
@@ -105,7 +144,12 @@ impl Fact {
         match self {
             Fact::Publish { queues, .. } => queues.iter().any(|target| target.survives),
             Fact::Purge { .. } | Fact::Define(_) => true,
-            Fact::Settle { .. } | Fact::Return { .. } | Fact::Delivered { .. } | Fact::Forget { .. } => false,
+            Fact::Settle { .. }
+            | Fact::Return { .. }
+            | Fact::Hold { .. }
+            | Fact::Seen { .. }
+            | Fact::Delivered { .. }
+            | Fact::Forget { .. } => false,
         }
     }
 
@@ -118,6 +162,7 @@ impl Fact {
                 }
                 Fact::Settle { sequences, .. }
                 | Fact::Return { sequences, .. }
+                | Fact::Hold { sequences, .. }
                 | Fact::Purge { unsettled: sequences, .. } => 8 * sequences.len(),
                 _ => 0,
             }
@@ -130,6 +175,8 @@ pub struct Journal {
     state: Mutex<State>,
     /// There is work for the log thread.
     work: Condvar,
+    /// There is room again, or nothing more is taken.
+    room: Condvar,
     durable: AtomicU64,
     backlog_bytes: AtomicU64,
 }
@@ -220,6 +267,7 @@ impl Journal {
         Self {
             state: Mutex::default(),
             work: Condvar::new(),
+            room: Condvar::new(),
             durable: AtomicU64::new(0),
             backlog_bytes: AtomicU64::new(0),
         }
@@ -246,6 +294,11 @@ impl Journal {
         last
     }
 
+    /// The number of the last fact.
+    pub fn last(&self) -> Lsn {
+        self.lock().last
+    }
+
     /// Up to where facts are durable.
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable.load(Ordering::Acquire))
@@ -268,6 +321,12 @@ impl Journal {
         }
         state.held_up.entry(outbox.connection).or_insert_with(|| Arc::clone(outbox));
         true
+    }
+
+    /// For a thread that may block: waits until the journal is not full any more, or is closed.
+    pub fn wait_while_full(&self) {
+        let waited = self.room.wait_while(self.lock(), |state| self.is_full() && !state.closed);
+        drop(waited.expect("invariant: no panic under the journal's lock"));
     }
 
     /// Wakes the outbox once `lsn` is durable, and sees that the log thread does not put off the sync that makes it so;
@@ -315,6 +374,7 @@ impl Journal {
         let awaited = state.is_sync_awaited();
         let gone_on = if self.is_full() { BTreeMap::new() } else { std::mem::take(&mut state.held_up) };
         drop(state);
+        self.room.notify_all();
         for outbox in gone_on.values() {
             outbox.wake();
         }
@@ -341,6 +401,7 @@ impl Journal {
     pub fn close(&self) {
         self.lock().closed = true;
         self.work.notify_all();
+        self.room.notify_all();
     }
 }
 
@@ -374,7 +435,7 @@ mod tests {
         outbox
     }
 
-    /// A fact of 12 MiB: the journal takes one of them, but not two.
+    /// A fact of 6 MiB: the journal takes one of them, but not two.
     fn large() -> Fact {
         Fact::Return { queue: QueueId(1), sequences: vec![1; 6 << 17] }
     }
@@ -397,6 +458,25 @@ mod tests {
         assert!(!journal.is_full());
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert_eq!(journal.durable(), Lsn(0));
+    }
+
+    #[test]
+    fn a_thread_that_waits_goes_on_once_there_is_room_or_the_journal_is_closed() {
+        let journal = Journal::new();
+        journal.wait_while_full();
+        for closes in [false, true] {
+            journal.append(&mut vec![large(), large()]);
+            let batch = journal.try_take_batch().expect("a batch");
+            assert!(journal.is_full());
+            std::thread::scope(|scope| {
+                scope.spawn(|| journal.wait_while_full());
+                if closes {
+                    journal.close();
+                } else {
+                    journal.mark_written(&batch);
+                }
+            });
+        }
     }
 
     #[test]

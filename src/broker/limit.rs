@@ -34,6 +34,17 @@ pub struct Limits {
     pub unsent_bytes_per_connection: usize,
 }
 
+/// What a content header has besides its properties, in octets: a frame of its own, and what describes the body.
+const HEADER_BYTES: usize = 8 + 14;
+
+impl Limits {
+    /// Whether properties that the broker has made fit into the one frame that a content header is. What clients send
+    /// has fitted into one already.
+    pub fn fits_header(&self, properties: &[u8]) -> bool {
+        properties.len() + HEADER_BYTES <= self.frame_max as usize
+    }
+}
+
 /// A number of things that may have a limit.
 #[derive(Debug)]
 pub struct Count {

@@ -13,9 +13,12 @@ use crate::amqp::Body;
 ///
 /// ```text
 /// 0               1               2            3         4                8
-/// | exchange len  | routing key   | persistent | priority | properties len | exchange, routing key, property
+/// | exchange len  | routing key   | flags      | priority | properties len | exchange, routing key, property
 /// |               | len           |            |          | little endian  | flags and list, small body
 /// ```
+///
+/// Flag 1 is for persistent ones, flag 2 for those that say a priority (before format 2, those above 0 only), flag 4 for
+/// those with a BCC header, flag 8 for dead letters.
 ///
 /// The exchange's name is a copy because a count of its users would be fought over by every thread.
 #[derive(Clone, Debug)]
@@ -33,6 +36,10 @@ pub enum PublishedBody<'a> {
     Large(Bytes),
 }
 
+const PERSISTENT: u8 = 1;
+const HAS_PRIORITY: u8 = 2;
+const HAS_BCC: u8 = 4;
+const HAS_DIED: u8 = 8;
 /// What comes in front of the names.
 const HEADER_LEN: usize = 8;
 /// Bodies up to this size lie with the rest of the message.
@@ -41,12 +48,13 @@ pub const SMALL_BODY_BYTES_MAX: usize = 4096;
 impl Message {
     /// A message from the parts of a publish: names of at most 255 octets, `properties` the flags and the list
     /// verbatim. `scratch` is a buffer to put it together in, whose content does not matter.
+    #[inline(always)]
     pub fn new(
         names: (&str, &str),
         properties: &[u8],
         body: PublishedBody<'_>,
         persistent: bool,
-        priority: u8,
+        priority: Option<u8>,
         scratch: &mut Vec<u8>,
     ) -> Self {
         let (exchange, routing_key) = names;
@@ -56,8 +64,8 @@ impl Message {
         scratch.extend_from_slice(&[
             short(exchange.len()),
             short(routing_key.len()),
-            persistent.into(),
-            priority,
+            (u8::from(persistent) * PERSISTENT) | (u8::from(priority.is_some()) * HAS_PRIORITY),
+            priority.unwrap_or(0),
         ]);
         scratch.extend_from_slice(&properties_len.to_le_bytes());
         scratch.extend_from_slice(exchange.as_bytes());
@@ -71,6 +79,47 @@ impl Message {
             PublishedBody::Large(body) => Some(Arc::new(body)),
         };
         Self { octets: Arc::from(scratch.as_slice()), large_body }
+    }
+
+    /// The same message with other properties.
+    pub fn with_properties(&self, properties: &[u8]) -> Self {
+        let body = match self.body() {
+            Body::Small(body) => PublishedBody::Small(body),
+            Body::Large(body) => PublishedBody::Large(body.clone()),
+        };
+        let text = |octets| std::str::from_utf8(octets).expect("invariant: names are UTF-8");
+        let names = (text(self.exchange()), text(self.routing_key()));
+        let (persistent, priority) = (self.is_persistent(), self.priority());
+        let same = Self::new(names, properties, body, persistent, priority, &mut Vec::new());
+        same.with_flag(self.octets[2] & (HAS_BCC | HAS_DIED))
+    }
+
+    /// The same message, whose BCC header no consumer gets to see. It was just made.
+    pub fn with_bcc(self) -> Self {
+        self.with_flag(HAS_BCC)
+    }
+
+    /// The same message, whose `x-death` header is the broker's. It was just made.
+    pub fn with_death(self) -> Self {
+        self.with_flag(HAS_DIED)
+    }
+
+    fn with_flag(mut self, flag: u8) -> Self {
+        if let Some(octets) = Arc::get_mut(&mut self.octets) {
+            octets[2] |= flag;
+        }
+        self
+    }
+
+    /// Whether its `x-death` header is the broker's, and no client's.
+    pub fn has_died(&self) -> bool {
+        self.octets[2] & HAS_DIED != 0
+    }
+
+    /// Whether it has a BCC header, which no consumer gets to see.
+    #[inline]
+    pub fn has_bcc(&self) -> bool {
+        self.octets[2] & HAS_BCC != 0
     }
 
     /// The same message from what [`Message::octets`] gave and the large body behind it; `None` if they can't be one.
@@ -94,9 +143,10 @@ impl Message {
         &self.octets
     }
 
-    /// The priority of the message that [`Message::octets`] gave these octets of.
+    /// The priority of the message that [`Message::octets`] gave these octets of, if it says one.
     pub fn priority_in(octets: &[u8]) -> Option<u8> {
-        octets.get(3).copied()
+        let header = octets.get(..HEADER_LEN)?;
+        (header[2] & HAS_PRIORITY != 0 || header[3] > 0).then_some(header[3])
     }
 
     /// The length of the body of the message that [`Message::octets`] gave these octets of, and its body behind them.
@@ -122,6 +172,11 @@ impl Message {
         &self.octets[self.routing_key_start()..self.properties_start()]
     }
 
+    /// The same as text, which it came as.
+    pub fn routing_key_str(&self) -> &str {
+        std::str::from_utf8(self.routing_key()).expect("invariant: it came as a str")
+    }
+
     /// The property flags and list as they came.
     pub fn properties(&self) -> &[u8] {
         &self.octets[self.properties_start()..self.body_start()]
@@ -137,12 +192,13 @@ impl Message {
 
     /// Whether it was published with delivery mode 2.
     pub fn is_persistent(&self) -> bool {
-        self.octets[2] != 0
+        self.octets[2] & PERSISTENT != 0
     }
 
-    /// The priority property, 0 when absent.
-    pub fn priority(&self) -> u8 {
-        self.octets[3]
+    /// The priority property.
+    #[inline]
+    pub fn priority(&self) -> Option<u8> {
+        Self::priority_in(&self.octets)
     }
 
     /// Octets that the message holds in memory, without the allocator's overhead.
@@ -175,20 +231,20 @@ mod tests {
     fn a_message_gives_back_its_parts() {
         for body in [PublishedBody::Small(b"body"), PublishedBody::Large(Bytes::from_static(b"body"))] {
             let mut scratch = vec![7; 100];
-            let message = Message::new(("x", "key"), &[0x10, 0, 2], body, true, 3, &mut scratch);
+            let message = Message::new(("x", "key"), &[0x10, 0, 2], body, true, Some(3), &mut scratch);
             assert_eq!(message.exchange(), b"x");
             assert_eq!(message.routing_key(), b"key");
             assert_eq!(message.properties(), [0x10, 0, 2]);
             assert_eq!(message.body().as_slice(), b"body");
             assert!(message.is_persistent());
-            assert_eq!(message.priority(), 3);
+            assert_eq!(message.priority(), Some(3));
         }
     }
 
     #[test]
     fn an_empty_message_is_empty() {
         let body = PublishedBody::Small(b"");
-        let message = Message::new(("", ""), &[0, 0], body, false, 0, &mut Vec::new());
+        let message = Message::new(("", ""), &[0, 0], body, false, None, &mut Vec::new());
         assert!(message.body().as_slice().is_empty());
         assert!(message.exchange().is_empty() && message.routing_key().is_empty());
         assert!(!message.is_persistent());

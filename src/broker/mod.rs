@@ -6,20 +6,28 @@
 //! Nothing waits while it holds one.
 
 pub mod alarm;
+pub mod batch;
+pub mod dead_letter;
+pub mod death;
+pub mod dedup;
 pub mod define;
 pub mod definition;
+pub mod delay;
+pub mod effects;
+pub mod event;
 pub mod exchange;
-pub mod expiry;
 pub mod journal;
 pub mod limit;
 pub mod message;
 pub mod outbox;
 pub mod pager;
 pub mod permission;
+pub mod policy;
 pub mod queue;
 pub mod refusal;
 pub mod restore;
 pub mod route;
+pub mod timers;
 pub mod user;
 pub mod vhost;
 
@@ -32,15 +40,17 @@ use dashmap::DashMap;
 
 use self::{
     alarm::Alarms,
-    expiry::Expiry,
+    effects::Effects,
+    event::Events,
     journal::Journal,
     limit::{Counts, Limits},
     outbox::{ConnectionId, ConsumerId, Outbox},
     pager::{Load, Loaded, Pager, Served},
     permission::Permissions,
     queue::QueueHandle,
+    timers::Timers,
     user::Users,
-    vhost::{Effects, VirtualHost},
+    vhost::VirtualHost,
 };
 
 /// A point in time, given to whatever depends on it.
@@ -48,7 +58,20 @@ use self::{
 pub struct Now {
     /// Milliseconds on a clock that never goes back, from some point in the past.
     pub monotonic_ms: u64,
+    /// Milliseconds since 1970 on a clock that never goes back while the broker runs: what deadlines are in that outlive
+    /// it.
+    pub unix_ms: u64,
 }
+
+impl Now {
+    /// The time on a clock that began in 1970, as tests make it up.
+    pub fn made_up(ms: u64) -> Self {
+        Self { monotonic_ms: ms, unix_ms: ms }
+    }
+}
+
+/// The deadline in [`Now::unix_ms`] of what has none.
+pub const NEVER: u64 = u64::MAX;
 
 /// What clients are told they talk to.
 #[derive(Clone, Debug)]
@@ -59,6 +82,15 @@ pub struct Identity {
     pub version: String,
     /// `cluster_name` of the server properties.
     pub cluster_name: String,
+}
+
+/// How long deliveries may stay unacknowledged, and what happens then (RabbitMQ: consumer timeout).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConsumerTimeout {
+    /// Where neither the consumer nor the queue says, in milliseconds; 0 for as long as it takes.
+    pub default_ms: u64,
+    /// Whether the consumer is cancelled (RabbitMQ 4.3) rather than its channel closed.
+    pub cancels: bool,
 }
 
 /// A consumer that waits for direct replies (RabbitMQ: `amq.rabbitmq.reply-to`).
@@ -83,8 +115,16 @@ pub struct Broker {
     pub pager: Arc<Pager>,
     /// Why publishers are blocked, if they are.
     pub alarms: Alarms,
-    /// The queues that are deleted when nobody uses them.
-    pub expiry: Expiry,
+    /// What happens, for whoever wants to know.
+    pub events: Arc<Events>,
+    /// When something is to be done to which queues.
+    pub timers: Timers,
+    /// Whether an `x-death` header that a client sent is continued, as in RabbitMQ 3.
+    pub interprets_x_death: bool,
+    /// Whether what clients put back counts as failed, as in RabbitMQ up to 4.2.
+    pub counts_returns: bool,
+    /// How long deliveries may stay unacknowledged, and what happens then.
+    pub consumer_timeout: ConsumerTimeout,
     /// The bounds of what clients may ask for.
     pub limits: Limits,
     /// How many connections and channels there are.
@@ -110,7 +150,11 @@ impl Broker {
             journal: Arc::default(),
             pager: Arc::default(),
             alarms: Alarms::default(),
-            expiry: Expiry::default(),
+            events: Arc::new(Events::new(&identity.cluster_name)),
+            timers: Timers::default(),
+            interprets_x_death: true,
+            counts_returns: false,
+            consumer_timeout: ConsumerTimeout::default(),
             queue_count: Arc::new(limit::Count::new(limits.queues_max)),
             counts: Counts::new(&limits),
             limits,
@@ -128,6 +172,13 @@ impl Broker {
         self.virtual_hosts.get(name).map(|host| Arc::clone(&host))
     }
 
+    /// Turns the tracing of what is published and delivered in a virtual host on or off (RabbitMQ: `trace_on`), until the
+    /// broker stops. False if there is no such virtual host.
+    pub fn set_tracing(&self, virtual_host: &str, is_on: bool) -> bool {
+        let host = self.virtual_host(virtual_host);
+        host.map(|host| host.set_tracing(is_on)).is_some()
+    }
+
     /// Makes the outbox of a new connection, which [`Broker::wake_all`] then reaches.
     pub fn open_outbox(&self) -> Arc<Outbox> {
         let connection = ConnectionId(self.ids.fetch_add(1, Ordering::Relaxed));
@@ -141,13 +192,6 @@ impl Broker {
         self.outboxes.remove(&connection);
     }
 
-    /// Deletes the queues that nobody has used for as long as they said.
-    pub fn expire_queues(&self, now: Now) {
-        let mut effects = Effects::default();
-        self.expiry.expire(now, &mut effects);
-        self.conclude(effects);
-    }
-
     /// Serves a queue that was taken from [`Broker::pager`]: has what it needs loaded, and lets it deliver. If that was
     /// [`Served::Incomplete`], it is to be served again once the log has written more.
     ///
@@ -156,15 +200,23 @@ impl Broker {
     pub fn serve<E>(
         &self,
         queue: &Arc<QueueHandle>,
+        now: Now,
         load: impl FnOnce(&Load) -> Result<Loaded, E>,
     ) -> Result<Served, E> {
-        let mut effects = Effects::default();
+        let mut effects = Effects { now, ..Effects::default() };
         let served = pager::serve(queue, load, &mut effects)?;
+        let forwards = !effects.letters.is_empty();
         self.conclude(effects);
-        Ok(served)
+        Ok(if served == Served::Whole && forwards { Served::Forwarded } else { served })
     }
 
+    /// Puts into effect what a change has left to be done.
     fn conclude(&self, mut effects: Effects) {
+        if effects.has_events {
+            self.publish_events(&mut effects);
+        }
+        self.forward(&mut effects);
+        self.timers.add(&mut effects.timers);
         if !effects.facts.is_empty() {
             self.journal.append(&mut effects.facts);
         }

@@ -46,6 +46,8 @@ pub struct Delivery {
     pub slot: Slot,
     /// Its sequence number in the queue.
     pub sequence: u64,
+    /// When it leaves the queue by itself if it comes back, in [`Now::unix_ms`](super::Now::unix_ms).
+    pub deadline_ms: u64,
     /// The message.
     pub message: Message,
 }

@@ -13,13 +13,13 @@ use std::{
 };
 
 use super::{
+    effects::Effects,
     message::Message,
     queue::{QueueHandle, QueueId},
-    vhost::Effects,
 };
 
 /// What a queue asks for: the next of its messages that are on disk, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
     /// The queue.
     pub queue: QueueId,
@@ -33,6 +33,8 @@ pub struct Load {
     pub count_max: usize,
     /// Octets of messages after which no further one is loaded; the first one always is.
     pub bytes_max: usize,
+    /// If there are any: these sequence numbers only, in ascending order. The other bounds hold as well.
+    pub only: Vec<u64>,
 }
 
 /// One level of a queue with priorities.
@@ -42,12 +44,14 @@ pub struct PriorityLevel {
     pub level: u8,
     /// The queue's highest level: a higher priority counts as this.
     pub highest: u8,
+    /// The level of messages without a priority.
+    pub default: u8,
 }
 
 impl PriorityLevel {
     /// Whether a message of that priority is in the level.
-    pub fn has(self, priority: u8) -> bool {
-        priority.min(self.highest) == self.level
+    pub fn has(self, priority: Option<u8>) -> bool {
+        priority.unwrap_or(self.default).min(self.highest) == self.level
     }
 }
 
@@ -67,6 +71,8 @@ pub struct LoadedMessage {
     pub sequence: u64,
     /// How often it came back to a quorum queue before it was paged out or the broker restarted.
     pub delivery_count: u32,
+    /// When it leaves the queue by itself, as its [`Target`](super::journal::Target) said.
+    pub deadline_ms: u64,
     /// The message.
     pub message: Message,
 }
@@ -101,6 +107,8 @@ pub const WINDOW_BYTES: u64 = 32 << 10;
 pub enum Served {
     /// The queue has what it asked for, or needs it no more.
     Whole,
+    /// The same, and messages went on to other queues: whoever has more of them moved waits while the journal is full.
+    Forwarded,
     /// Some of it is still on its way to the log: to be served again when that has written more.
     Incomplete,
 }
@@ -120,7 +128,7 @@ pub fn serve<E>(
     let Some(next) = next else { return Ok(Served::Whole) };
     let loaded = load(&next)?;
     let mut locked = queue.lock();
-    if !locked.loaded(&next, loaded, effects) {
+    if !locked.loaded(&next, loaded, queue, effects) {
         return Ok(Served::Incomplete);
     }
     locked.deliver(queue, effects);

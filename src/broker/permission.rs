@@ -291,19 +291,22 @@ impl Pattern {
 
     /// What is given as `text` and means `pattern`.
     fn meaning(text: &str, pattern: &str) -> Result<Self, PatternError> {
-        if pattern.len() > PATTERN_BYTES_MAX {
-            return Err(PatternError::TooLong);
-        }
         let source = if pattern.is_empty() { "^$" } else { pattern };
-        let regex = RegexBuilder::new(source).size_limit(COMPILED_BYTES_MAX).build();
-        regex
-            .map(|regex| Self { text: text.into(), regex })
-            .map_err(|error| PatternError::Syntax { pattern: pattern.into(), reason: reason(&error) })
+        compile(source).map(|regex| Self { text: text.into(), regex })
     }
 
     fn finds(&self, name: &str) -> bool {
         self.regex.is_match(name)
     }
+}
+
+/// A regular expression that takes bounded memory, and whose matching takes time linear in what it is matched with.
+pub(super) fn compile(pattern: &str) -> Result<Regex, PatternError> {
+    if pattern.len() > PATTERN_BYTES_MAX {
+        return Err(PatternError::TooLong);
+    }
+    let regex = RegexBuilder::new(pattern).size_limit(COMPILED_BYTES_MAX).build();
+    regex.map_err(|error| PatternError::Syntax { pattern: pattern.into(), reason: reason(&error) })
 }
 
 /// The last line of what the library says, which is the reason; the others draw the place in the pattern.

@@ -10,9 +10,12 @@ use tracing::warn;
 use super::{
     Broker, Now,
     definition::{Binding, Definition},
-    exchange::ExchangeKind,
-    queue::{QueueHandle, QueueId},
-    vhost::{BindingSpec, DeleteIf, Destination, Effects, ExchangeSpec, VirtualHost},
+    effects::Effects,
+    exchange::{Destination, Exchange, ExchangeKind},
+    journal::cache_of_exchange,
+    queue::{Deadlines, QueueHandle, QueueId},
+    timers::{Timer, TimerKind},
+    vhost::{BindingSpec, DeleteIf, ExchangeSpec, VirtualHost},
 };
 
 /// What storage has found, in the order in which it is to be put back.
@@ -24,6 +27,17 @@ pub struct Recovered {
     pub next_id: u64,
     /// The queues that hold messages, or did.
     pub queues: Vec<RecoveredQueue>,
+    /// The keys by which duplicates are known.
+    pub seen: Vec<RecoveredCache>,
+}
+
+/// The keys of a cache, oldest first, as [`Fact::Seen`](super::journal::Fact::Seen) left them.
+#[derive(Debug)]
+pub struct RecoveredCache {
+    /// Whose they are.
+    pub cache: QueueId,
+    /// Each key, and when it is forgotten.
+    pub keys: Vec<(u128, u64)>,
 }
 
 /// The messages of a durable queue.
@@ -37,8 +51,24 @@ pub struct RecoveredQueue {
     pub delivered_up_to: u64,
     /// Octets of the bodies of its messages.
     pub body_bytes: u64,
-    /// Its messages: ranges in the order of their first sequence numbers, which may overlap.
+    /// Its messages: ranges in the order of their first sequence numbers, which may overlap. They count those that are
+    /// ready; those that are held lie among them and are not counted.
     pub backlog: Vec<Backlog>,
+    /// When messages leave it by themselves: those of the backlog, for each priority if the queue has priorities.
+    pub deadlines: Vec<(Option<u8>, Deadlines)>,
+    /// Messages that are not ready, by sequence number.
+    pub held: Vec<RecoveredHold>,
+}
+
+/// A message that is in a queue and not ready: see [`Fact::Hold`](super::journal::Fact::Hold).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredHold {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// When it is looked at again.
+    pub until_ms: u64,
+    /// Why it is dead; 0 if it comes back.
+    pub death: u8,
 }
 
 /// Messages of a queue that are on disk.
@@ -50,7 +80,8 @@ pub struct Backlog {
     pub last: u64,
     /// How many messages there are in that range, of this priority.
     pub count: u64,
-    /// Their priority if the queue has priorities: then each one has ranges of its own.
+    /// Their priority if the queue has priorities: then each one has ranges of its own. None if all have the queue's
+    /// default.
     pub priority: Option<u8>,
 }
 
@@ -69,12 +100,24 @@ impl Broker {
                 warn!("left out: {reason}: {definition:?}");
             }
         }
-        for queue in &recovered.queues {
+        for queue in recovered.queues {
             restoring.fill(queue);
         }
-        for (host, queue) in restoring.queues.values() {
+        let hosts: Vec<_> = self.virtual_hosts.iter().map(|host| Arc::clone(&host)).collect();
+        restoring.know(&hosts, &recovered.seen, now);
+        for (host, queue) in restoring.queues.values().filter(|(host, queue)| host.is_left_over(queue)) {
+            // Without conditions nothing can be refused, and nobody is there to be told.
+            let _ = host.delete_queue(queue, DeleteIf::default(), &mut Effects::default());
+        }
+        hosts.iter().for_each(|host| host.add_missing_delay_queues(&mut Effects::default()));
+        for (_, queue) in restoring.queues.values() {
             queue.used(now);
-            self.expiry.watch(host, queue, now);
+            self.watch_use(queue, now);
+            self.timers.add(&mut vec![Timer {
+                queue: Arc::clone(queue),
+                at_ms: 0,
+                what: TimerKind::Messages,
+            }]);
         }
     }
 }
@@ -135,6 +178,12 @@ impl Restoring<'_> {
                 let (host, destination) = self.ends(binding)?;
                 host.unbind(&destination, spec(binding), &mut self.effects);
             }
+            D::PolicyPut { virtual_host, policy } => {
+                self.host(virtual_host)?.put_policy(Arc::clone(policy), &mut self.effects);
+            }
+            D::PolicyDeleted { virtual_host, kind, name } => {
+                self.host(virtual_host)?.delete_policy(*kind, name, &mut self.effects);
+            }
             D::VirtualHostDeleted { name } => {
                 self.queues.retain(|_, (host, _)| host.name != *name);
                 self.broker.apply(definition.clone());
@@ -161,7 +210,28 @@ impl Restoring<'_> {
         Ok((host, destination))
     }
 
-    fn fill(&self, recovered: &RecoveredQueue) {
+    /// Puts the keys back by which duplicates are known, where they are looked for.
+    fn know(&self, hosts: &[Arc<VirtualHost>], seen: &[RecoveredCache], now: Now) {
+        if seen.is_empty() {
+            return;
+        }
+        let exchanges = hosts.iter().flat_map(|host| host.exchanges());
+        let telling = exchanges.filter(|exchange| exchange.deduplication().is_some());
+        let telling: HashMap<QueueId, Arc<Exchange>> = telling
+            .map(|exchange| (cache_of_exchange(&exchange.virtual_host, &exchange.name), exchange))
+            .collect();
+        for recovered in seen {
+            if let Some((_, queue)) = self.queues.get(&recovered.cache) {
+                queue.lock().restore_keys(recovered, now.unix_ms);
+            } else if let Some((deduplication, keys)) =
+                telling.get(&recovered.cache).and_then(|exchange| exchange.deduplication())
+            {
+                keys.restore(recovered, deduplication.cache_size, now.unix_ms);
+            }
+        }
+    }
+
+    fn fill(&self, recovered: RecoveredQueue) {
         match self.queues.get(&recovered.id) {
             Some((_, queue)) => queue.lock().restore(recovered),
             None => {

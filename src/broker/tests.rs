@@ -2,19 +2,26 @@
 
 use super::{
     definition::Definition,
+    exchange::Destination,
     exchange::ExchangeKind,
-    journal::Fact,
+    journal::{Fact, Lsn},
     permission::{Access, Permission},
     queue::QueueId,
     restore::{Backlog, Recovered, RecoveredQueue},
     user::{HashingAlgorithm, PasswordHash, User},
-    vhost::{BindingSpec, DeleteIf, Destination, ExchangeSpec, QueueSpec},
+    vhost::{BindingSpec, DeleteIf, ExchangeSpec, QueueSpec},
     *,
 };
-use crate::amqp::{Table, Value};
+use crate::amqp::{PropertiesBuilder, Table, Value};
 
-/// A broker without virtual hosts, users and limits.
+mod policies;
+
+/// A broker without virtual hosts and users, and few limits.
 pub(super) fn broker() -> Broker {
+    broker_of(Some(3))
+}
+
+fn broker_of(queues_max: Option<u32>) -> Broker {
     let limits = Limits {
         frame_max: 131_072,
         channel_max: 2047,
@@ -24,7 +31,7 @@ pub(super) fn broker() -> Broker {
         connections_max: None,
         channels_max: None,
         consumers_per_channel_max: None,
-        queues_max: Some(3),
+        queues_max,
         unsent_bytes_per_connection: 64 << 10,
     };
     let identity = Identity {
@@ -113,7 +120,7 @@ impl Client {
 
 fn restored(definitions: Vec<Definition>, queues: Vec<RecoveredQueue>, next_id: u64) -> Client {
     let broker = broker();
-    broker.restore(Recovered { definitions, next_id, queues }, Now { monotonic_ms: 1000 });
+    broker.restore(Recovered { definitions, next_id, queues, ..Recovered::default() }, Now::made_up(1000));
     let host = broker.virtual_host("/").expect("it was there");
     Client { broker, host, effects: Effects::default() }
 }
@@ -192,6 +199,8 @@ fn backlog(id: u64, count: u64) -> RecoveredQueue {
         delivered_up_to: 0,
         body_bytes: 7 * count,
         backlog: vec![Backlog { first: 1, last: count, count, priority: None }],
+        deadlines: Vec::new(),
+        held: Vec::new(),
     }
 }
 
@@ -219,9 +228,9 @@ fn queues_are_put_back_whatever_the_limit() {
 fn unused_queues_expire_from_the_start_on() {
     let expires = Table(vec![("x-expires".into(), Value::I32(500))]);
     let client = restored(definitions(&[(5, "a", expires)]), vec![backlog(5, 3)], 0);
-    client.broker.expire_queues(Now { monotonic_ms: 1499 });
+    while client.broker.tick(Now::made_up(1499)) {}
     assert_eq!(client.host.queues().len(), 1);
-    client.broker.expire_queues(Now { monotonic_ms: 1500 });
+    while client.broker.tick(Now::made_up(1500)) {}
     assert_eq!(client.host.queues().len(), 0);
     let recorded = client.definitions();
     assert!(matches!(recorded[..], [Definition::QueueDeleted { id: QueueId(5) }]), "{recorded:?}");
@@ -230,8 +239,6 @@ fn unused_queues_expire_from_the_start_on() {
 #[test]
 fn what_does_not_fit_is_left_out() {
     let mut all = definitions(&[(5, "a", Table::default()), (6, "a", Table::default())]);
-    let bad = Table(vec![("x-max-length".into(), Value::I32(-1))]);
-    all.extend(definitions(&[(7, "bad", bad)]).pop());
     let binding = |virtual_host: &str, source: &str, destination: &str| definition::Binding {
         virtual_host: virtual_host.into(),
         source: source.into(),
@@ -263,4 +270,158 @@ fn what_does_not_fit_is_left_out() {
     let kind = client.host.exchange("x").expect("the first sound one").properties.kind.name();
     assert_eq!(kind, "fanout");
     assert!(client.effects.facts.is_empty() && client.definitions().is_empty());
+}
+
+/// A crash may come between the deletion of an exchange and that of the queue of its delayed messages.
+#[test]
+fn delayed_messages_go_with_their_exchange_even_if_a_crash_comes_in_between() {
+    let name = "amq.delayed.x";
+    let queues = [(5, name, Table::default())];
+    let client = restored(definitions(&queues), vec![backlog(5, 3)], 0);
+    assert!(client.host.queue(name).is_none());
+    let recorded = client.definitions();
+    assert!(matches!(recorded[..], [Definition::QueueDeleted { id: QueueId(5) }]), "{recorded:?}");
+    // And another exchange of that name is none that delays.
+    let mut all = definitions(&[]);
+    all.push(Definition::ExchangeDeclared {
+        virtual_host: "/".into(),
+        name: "x".into(),
+        kind: "fanout",
+        auto_delete: false,
+        internal: false,
+        arguments: Table::default(),
+    });
+    all.extend(definitions(&queues).pop());
+    let client = restored(all, vec![backlog(5, 3)], 0);
+    assert!(client.host.queue(name).is_none());
+    assert!(client.host.exchange("x").expect("it was there").delay_queue().is_none());
+}
+
+#[test]
+fn an_exchange_that_delays_has_its_messages_again() {
+    let mut all = definitions(&[]);
+    all.push(Definition::ExchangeDeclared {
+        virtual_host: "/".into(),
+        name: "x".into(),
+        kind: "x-delayed-message",
+        auto_delete: false,
+        internal: false,
+        arguments: Table(vec![("x-delayed-type".into(), "fanout".into())]),
+    });
+    all.extend(definitions(&[(5, "amq.delayed.x", Table::default())]).pop());
+    let client = restored(all, vec![backlog(5, 3)], 0);
+    let exchange = client.host.exchange("x").expect("it was there");
+    let queue = exchange.delay_queue().expect("it delays");
+    assert_eq!((queue.id, queue.lock().ready_count()), (QueueId(5), 3));
+    assert!(client.definitions().is_empty());
+}
+
+/// So many queues that drop all they get to the next one, in a circle, and a message with headers of so many octets.
+/// Returns whether that ends.
+fn circle_ends(interprets_x_death: bool, queues: usize, header_bytes: usize) -> bool {
+    let mut broker = broker_of(None);
+    broker.interprets_x_death = interprets_x_death;
+    let mut client = Client::new(broker);
+    let name = |number: usize| format!("{number:0250}");
+    for number in 0..queues {
+        let arguments = Table(vec![
+            ("x-max-length".into(), Value::I32(0)),
+            ("x-dead-letter-exchange".into(), "".into()),
+            ("x-dead-letter-routing-key".into(), name((number + 1) % queues).as_str().into()),
+        ]);
+        let name = name(number);
+        let spec = queue_spec(&name, false, &arguments);
+        client.host.declare_queue(&spec, false, ConnectionId(0), &mut client.effects).expect("a sound queue");
+    }
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let queue = client.host.queue(&name(0)).expect("it was declared");
+        let body = message::PublishedBody::Small(b"m");
+        let text = Value::LongStr(vec![b'x'; header_bytes].into());
+        let headers = Some(Table(vec![("large".into(), text)]));
+        let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.encode();
+        let message = message::Message::new(("", "a"), &properties, body, false, None, &mut Vec::new());
+        let mut effects = Effects::default();
+        queue.lock().publish(message, NEVER, &queue, &mut effects).expect("room").expect("there");
+        queue.lock().deliver(&queue, &mut effects);
+        client.broker.conclude(effects);
+        let _ = done.send(());
+    });
+    is_done.recv_timeout(std::time::Duration::from_secs(10)).is_ok()
+}
+
+#[test]
+fn dead_letters_do_not_go_round_for_ever() {
+    assert!(circle_ends(true, 2, 0));
+    assert!(circle_ends(false, 2, 0), "what the broker has written is continued, whatever a client sent");
+    assert!(circle_ends(true, 20, 119 << 10), "its history is cut short");
+    assert!(circle_ends(true, 150, 0), "its history is cut short");
+}
+
+#[test]
+fn a_queue_and_an_exchange_whose_arguments_are_not_taken_any_more_are_there_again() {
+    let odd = || {
+        Table(vec![
+            ("x-message-deduplication".into(), "yes".into()),
+            ("x-retry-delays".into(), Value::Bool(true)),
+        ])
+    };
+    let mut definitions = definitions(&[(5, "a", odd())]);
+    definitions.push(Definition::ExchangeDeclared {
+        virtual_host: "/".into(),
+        name: "x".into(),
+        kind: "fanout",
+        auto_delete: false,
+        internal: false,
+        arguments: odd(),
+    });
+    let client = restored(definitions, vec![backlog(5, 3)], 0);
+    assert_eq!(client.host.queue("a").map(|queue| queue.lock().ready_count()), Some(3));
+    assert!(client.host.exchange("x").is_some());
+}
+
+/// Levels of two queues each that drop all they get to both queues of the next level. Returns whether a message ends.
+fn tree_ends(levels: usize) -> bool {
+    let mut client = Client::new(broker_of(None));
+    for level in 0..levels {
+        let (exchange, next) = (format!("x{level}"), format!("x{}", level + 1));
+        let spec = ExchangeSpec {
+            name: &exchange,
+            kind: ExchangeKind::Fanout,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            arguments: Table::default(),
+        };
+        client.host.declare_exchange(&spec, &mut client.effects).expect("a sound exchange");
+        let arguments = Table(vec![
+            ("x-max-length".into(), Value::I32(0)),
+            ("x-dead-letter-exchange".into(), next.as_str().into()),
+        ]);
+        for name in [format!("a{level}"), format!("b{level}")] {
+            let spec = queue_spec(&name, false, &arguments);
+            let queue = client.host.declare_queue(&spec, false, ConnectionId(0), &mut client.effects);
+            let destination = Destination::Queue(queue.expect("a sound queue"));
+            let none = Table::default();
+            let binding = BindingSpec { source: &exchange, binding_key: "", arguments: &none };
+            client.host.bind(&destination, binding, &mut client.effects).expect("both are there");
+        }
+    }
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let queue = client.host.queue("a0").expect("it was declared");
+        let body = message::PublishedBody::Small(b"m");
+        let message = message::Message::new(("", "a0"), &[0, 0], body, false, None, &mut Vec::new());
+        let mut effects = Effects::default();
+        queue.lock().publish(message, NEVER, &queue, &mut effects).expect("room").expect("there");
+        queue.lock().deliver(&queue, &mut effects);
+        client.broker.conclude(effects);
+        let _ = done.send(());
+    });
+    is_done.recv_timeout(std::time::Duration::from_secs(60)).is_ok()
+}
+
+#[test]
+fn dead_letters_do_not_become_more_and_more() {
+    assert!(tree_ends(24), "2^24 letters would be more than the memory holds");
 }

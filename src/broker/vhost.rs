@@ -4,11 +4,12 @@
 //! that meet have an order. Each change moves `generation`, which lets a channel keep the routes it has found.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -17,115 +18,22 @@ use rand::Rng as _;
 
 use super::{
     definition::{Binding, Definition},
-    exchange::{Bindings, ExchangeKind},
+    delay,
+    effects::Effects,
+    event::{self, Event, Events},
+    exchange::{
+        Destination, DestinationId, Exchange, ExchangeArguments, ExchangeKind, ExchangeProperties, History,
+        Kept, alternate_argument,
+    },
     journal::{Fact, Journal, Lsn},
     limit,
     outbox::{ConnectionId, ConsumerId, Item, Outbox, Wakes},
     pager::Pager,
-    queue::{ConsumerKey, QueueArguments, QueueHandle, QueueId, QueueProperties, comparable, inequivalent},
+    policy::{Policies, Policy, PolicyKind, read_policies, write_policies},
+    queue::{ConsumerKey, QueueArguments, QueueHandle, QueueId, QueueProperties},
     refusal::{Refusal, Resource},
 };
 use crate::amqp::{ReplyCode, Table};
-
-/// An exchange.
-pub struct Exchange {
-    /// Its identity, never used again.
-    pub id: u64,
-    /// Its name; empty for the default exchange.
-    pub name: Arc<str>,
-    /// The virtual host it lives in.
-    pub virtual_host: Arc<str>,
-    /// What it was declared as.
-    pub properties: ExchangeProperties,
-    /// Where its messages go. The default exchange has none: it goes by queue names.
-    pub bindings: RwLock<Bindings<Destination>>,
-}
-
-/// What an exchange was declared as.
-#[derive(Clone, Debug)]
-pub struct ExchangeProperties {
-    /// Its type.
-    pub kind: ExchangeKind,
-    /// Whether it survives a restart.
-    pub durable: bool,
-    /// Whether it is deleted when its last binding goes.
-    pub auto_delete: bool,
-    /// Whether clients may not publish to it.
-    pub internal: bool,
-    /// The arguments as they were declared.
-    pub table: Table,
-    /// `alternate-exchange`: where messages go that this exchange has no destination for.
-    pub alternate: Option<Arc<str>>,
-}
-
-impl fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.resource())
-    }
-}
-
-impl Exchange {
-    /// Its name in reply texts.
-    pub fn resource(&self) -> Resource<'_> {
-        Resource { kind: "exchange", name: &self.name, virtual_host: &self.virtual_host }
-    }
-
-    /// Whether it is the default exchange.
-    pub fn is_default(&self) -> bool {
-        self.name.is_empty()
-    }
-}
-
-/// Where a binding leads.
-#[derive(Clone, Debug)]
-pub enum Destination {
-    /// To a queue.
-    Queue(Arc<QueueHandle>),
-    /// To another exchange (RabbitMQ's extension).
-    Exchange(Arc<Exchange>),
-}
-
-/// A destination by identity.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum DestinationId {
-    Queue(QueueId),
-    Exchange(u64),
-}
-
-impl Destination {
-    fn id(&self) -> DestinationId {
-        match self {
-            Destination::Queue(queue) => DestinationId::Queue(queue.id),
-            Destination::Exchange(exchange) => DestinationId::Exchange(exchange.id),
-        }
-    }
-
-    fn name(&self) -> &Arc<str> {
-        match self {
-            Destination::Queue(queue) => &queue.name,
-            Destination::Exchange(exchange) => &exchange.name,
-        }
-    }
-
-    fn is_durable(&self) -> bool {
-        match self {
-            Destination::Queue(queue) => queue.properties.durable,
-            Destination::Exchange(exchange) => exchange.properties.durable,
-        }
-    }
-}
-
-impl PartialEq for Destination {
-    fn eq(&self, other: &Self) -> bool {
-        self.id() == other.id()
-    }
-}
-impl Eq for Destination {}
-impl std::hash::Hash for Destination {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.id().hash(state);
-    }
-}
 
 /// What `exchange.declare` asks for.
 #[derive(Clone, Debug)]
@@ -170,49 +78,6 @@ pub struct BindingSpec<'a> {
     pub arguments: &'a Table,
 }
 
-/// What a change leaves to its caller: facts for the journal, and outboxes to wake.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// What must become durable and is not in the journal yet.
-    pub facts: Vec<Fact>,
-    /// The last definition that is in the journal already.
-    pub recorded: Lsn,
-    /// Who must be told.
-    pub wakes: Wakes,
-    /// Whether a change comes from the log: then it is recorded there, and so is everything that it led to.
-    pub is_replay: bool,
-}
-
-impl Effects {
-    /// A message that the log has left its queue for good.
-    pub fn settled(&mut self, queue: QueueId, sequence: u64, body_bytes: u32) {
-        let body_bytes = u64::from(body_bytes);
-        match self.facts.last_mut() {
-            Some(Fact::Settle { queue: last, sequences, body_bytes: sum }) if *last == queue => {
-                sequences.push(sequence);
-                *sum += body_bytes;
-            }
-            _ => self.facts.push(Fact::Settle { queue, sequences: vec![sequence], body_bytes }),
-        }
-    }
-
-    /// A message that the log has came back to a quorum queue.
-    pub fn returned(&mut self, queue: QueueId, sequence: u64) {
-        match self.facts.last_mut() {
-            Some(Fact::Return { queue: last, sequences }) if *last == queue => sequences.push(sequence),
-            _ => self.facts.push(Fact::Return { queue, sequences: vec![sequence] }),
-        }
-    }
-
-    /// Messages of a durable queue were delivered, none above that sequence number.
-    pub fn delivered(&mut self, queue: QueueId, up_to: u64) {
-        match self.facts.last_mut() {
-            Some(Fact::Delivered { queue: last, up_to: before }) if *last == queue => *before = up_to,
-            _ => self.facts.push(Fact::Delivered { queue, up_to }),
-        }
-    }
-}
-
 /// See the module's text.
 #[derive(Debug)]
 pub struct VirtualHost {
@@ -221,11 +86,18 @@ pub struct VirtualHost {
     exchanges: DashMap<Arc<str>, Arc<Exchange>>,
     queues: DashMap<Arc<str>, Arc<QueueHandle>>,
     topology: Mutex<Topology>,
+    policies: RwLock<Policies>,
     generation: AtomicU64,
     ids: Arc<AtomicU64>,
     journal: Arc<Journal>,
     pager: Arc<Pager>,
+    events: Arc<Events>,
+    /// The exchange of the events, in the one virtual host that has it.
+    event_exchange: Option<Arc<Exchange>>,
+    is_tracing: AtomicBool,
     recorded: AtomicU64,
+    /// Octets of the messages that its exchanges keep.
+    history_bytes: Arc<AtomicU64>,
     /// `u32::MAX` is no limit.
     queues_max: AtomicU32,
     queue_count: AtomicU32,
@@ -238,15 +110,6 @@ struct Topology {
     sources: HashMap<DestinationId, HashMap<Arc<str>, usize>>,
 }
 
-impl fmt::Debug for DestinationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DestinationId::Queue(id) => write!(f, "queue {}", id.0),
-            DestinationId::Exchange(id) => write!(f, "exchange {id}"),
-        }
-    }
-}
-
 /// The exchanges that every virtual host has: name, type, internal.
 const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
     ("", ExchangeKind::Direct, false),
@@ -255,8 +118,11 @@ const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
     ("amq.topic", ExchangeKind::Topic, false),
     ("amq.headers", ExchangeKind::Headers, false),
     ("amq.match", ExchangeKind::Headers, false),
-    ("amq.rabbitmq.trace", ExchangeKind::Topic, true),
+    (TRACE_EXCHANGE, ExchangeKind::Topic, true),
 ];
+
+/// The exchange that is told what is published and delivered (RabbitMQ: the firehose).
+pub const TRACE_EXCHANGE: &str = "amq.rabbitmq.trace";
 
 /// The name that stands for a reply consumer; declaring it always succeeds (RabbitMQ: direct reply-to).
 pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -268,35 +134,59 @@ impl VirtualHost {
         ids: Arc<AtomicU64>,
         journal: Arc<Journal>,
         pager: Arc<Pager>,
+        events: Arc<Events>,
         queues_max: Option<u32>,
         node_queue_count: Arc<limit::Count>,
     ) -> Self {
-        let host = Self {
+        let mut host = Self {
             name: name.into(),
             exchanges: DashMap::new(),
             queues: DashMap::new(),
             topology: Mutex::default(),
+            policies: RwLock::default(),
             generation: AtomicU64::new(1),
             ids,
             journal,
             pager,
+            events,
+            event_exchange: None,
+            is_tracing: AtomicBool::new(false),
             recorded: AtomicU64::new(0),
+            history_bytes: Arc::default(),
             queues_max: AtomicU32::new(queues_max.unwrap_or(u32::MAX)),
             queue_count: AtomicU32::new(0),
             node_queue_count,
         };
         for (name, kind, internal) in PREDECLARED {
-            let properties = ExchangeProperties {
-                kind,
-                durable: true,
-                auto_delete: false,
-                internal,
-                table: Table::default(),
-                alternate: None,
-            };
-            host.insert_exchange(name.into(), properties);
+            host.predeclare(name, kind, internal);
+        }
+        if name == event::VIRTUAL_HOST {
+            host.event_exchange = Some(host.predeclare(event::EXCHANGE, ExchangeKind::Topic, true));
         }
         host
+    }
+
+    fn predeclare(&self, name: &str, kind: ExchangeKind, internal: bool) -> Arc<Exchange> {
+        let properties = ExchangeProperties {
+            kind,
+            durable: true,
+            auto_delete: false,
+            internal,
+            delays: false,
+            table: Table::default(),
+            arguments: ExchangeArguments::none(kind),
+            alternate: None,
+        };
+        self.insert_exchange(name.into(), properties)
+    }
+
+    /// Whether what is published and delivered is told to [`TRACE_EXCHANGE`].
+    pub fn is_tracing(&self) -> bool {
+        self.is_tracing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_tracing(&self, is_on: bool) {
+        self.is_tracing.store(is_on, Ordering::Relaxed);
     }
 
     /// Moves with every change that a route may depend on.
@@ -350,8 +240,12 @@ impl VirtualHost {
         self.topology.lock().expect("invariant: no panic under the topology's lock")
     }
 
+    /// Something that routes depend on has changed. Called under the topology's lock.
     fn changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
+        if let Some(exchange) = &self.event_exchange {
+            self.events.set_watched(!read(&exchange.bindings).is_empty());
+        }
     }
 
     /// Puts a definition into the journal. Called under the topology's lock and before the change can be seen, so that
@@ -376,7 +270,7 @@ impl VirtualHost {
     /// Declares an exchange, or checks that the one of that name is the same.
     ///
     /// # Errors
-    /// 403 for a reserved name, 406 for an inequivalent redeclaration.
+    /// 403 for a reserved name, 406 for an inequivalent redeclaration and bad arguments.
     pub fn declare_exchange(&self, spec: &ExchangeSpec<'_>, effects: &mut Effects) -> Result<(), Refusal> {
         let _topology = self.topology();
         if let Some(exchange) = self.exchange(spec.name) {
@@ -388,12 +282,19 @@ impl VirtualHost {
             return Err(Refusal::access_refused(text));
         }
         let alternate = alternate_exchange(&spec.arguments, resource)?;
+        let arguments = match ExchangeArguments::parse(spec.kind, &spec.arguments, resource) {
+            // It was taken by a version that did not check them.
+            Err(_) if effects.is_replay => ExchangeArguments::none(spec.kind),
+            arguments => arguments?,
+        };
         let properties = ExchangeProperties {
             kind: spec.kind,
             durable: spec.durable,
             auto_delete: spec.auto_delete,
             internal: spec.internal,
+            delays: spec.kind == ExchangeKind::DelayedMessage,
             table: spec.arguments.clone(),
+            arguments,
             alternate,
         };
         let name: Arc<str> = spec.name.into();
@@ -408,20 +309,77 @@ impl VirtualHost {
             };
             self.record(definition, effects);
         }
-        self.insert_exchange(name, properties);
+        let exchange = self.insert_exchange(name, properties);
+        self.events.tell(effects, |_, user| Event::exchange_created(user, &exchange));
+        // One that comes back has its queue among those that come back.
+        if !effects.is_replay {
+            self.add_delay_queue(&exchange, effects);
+        }
         Ok(())
     }
 
-    fn insert_exchange(&self, name: Arc<str>, properties: ExchangeProperties) {
-        let exchange = Exchange {
-            id: self.next_id(),
-            name: Arc::clone(&name),
-            virtual_host: Arc::clone(&self.name),
-            bindings: RwLock::new(Bindings::new(properties.kind)),
-            properties,
+    /// Gives an exchange that delays messages the queue that keeps them.
+    fn add_delay_queue(&self, exchange: &Exchange, effects: &mut Effects) {
+        if !exchange.properties.delays || exchange.delay_queue().is_some() {
+            return;
+        }
+        let (id, name) = (QueueId(self.next_id()), Arc::from(delay::queue_name(&exchange.name)));
+        let properties = QueueProperties {
+            durable: exchange.properties.durable,
+            auto_delete: false,
+            exclusive: None,
+            table: Table::default(),
+            arguments: Arc::default(),
         };
-        self.exchanges.insert(name, Arc::new(exchange));
+        if properties.durable {
+            let definition = Definition::QueueDeclared {
+                virtual_host: Arc::clone(&self.name),
+                id,
+                name: Arc::clone(&name),
+                auto_delete: false,
+                arguments: Table::default(),
+            };
+            self.record(definition, effects);
+        }
+        let permit = self.node_queue_count.take_again();
+        let (host, pager) = (Arc::clone(&self.name), Arc::clone(&self.pager));
+        let queue = Arc::new(QueueHandle::new(id, name, host, properties, permit, pager));
+        exchange.set_delay_queue(&queue);
+        self.insert_queue(&queue);
+    }
+
+    /// Gives exchanges that delay messages the queues that they lack: a crash may come between the two definitions.
+    pub(super) fn add_missing_delay_queues(&self, effects: &mut Effects) {
+        let _topology = self.topology();
+        self.exchanges().iter().for_each(|exchange| self.add_delay_queue(exchange, effects));
+    }
+
+    /// Whether a queue keeps the delayed messages of an exchange that is gone: a crash may come between the deletions of
+    /// both.
+    pub(super) fn is_left_over(&self, queue: &Arc<QueueHandle>) -> bool {
+        let Some(exchange) = delay::exchange_of(&queue.name) else { return false };
+        let exchange = self.exchange(exchange);
+        !exchange.is_some_and(|exchange| exchange.delay_queue().is_some_and(|own| Arc::ptr_eq(own, queue)))
+    }
+
+    fn remove_delay_queue(&self, exchange: &Exchange, effects: &mut Effects) {
+        let Some(queue) = exchange.delay_queue() else { return };
+        queue.lock().delete(effects);
+        if queue.properties.durable {
+            self.record(Definition::QueueDeleted { id: queue.id }, effects);
+        }
+        self.queues.remove(&queue.name);
+        self.queue_count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn insert_exchange(&self, name: Arc<str>, properties: ExchangeProperties) -> Arc<Exchange> {
+        let (id, host) = (self.next_id(), Arc::clone(&self.name));
+        let exchange = Exchange::new(id, Arc::clone(&name), host, properties, &self.history_bytes);
+        exchange.apply_policies(&self.policies);
+        let exchange = Arc::new(exchange);
+        self.exchanges.insert(name, Arc::clone(&exchange));
         self.changed();
+        exchange
     }
 
     /// Deletes an exchange with its bindings; one that is missing counts as deleted.
@@ -450,12 +408,14 @@ impl VirtualHost {
                 self.record(definition, effects);
             }
             self.exchanges.remove(&exchange.name);
-            let unbound = Bindings::new(exchange.properties.kind);
-            let bindings = std::mem::replace(&mut *write(&exchange.bindings), unbound);
-            for (_, _, destination) in bindings.iter() {
+            self.remove_delay_queue(&exchange, effects);
+            let bindings = write(&exchange.bindings).take();
+            self.events.tell(effects, |_, user| Event::exchange_deleted(user, &exchange));
+            for (key, arguments, destination) in bindings.iter() {
                 topology.forget_source(destination.id(), &exchange.name);
+                self.tell_binding(false, &exchange, destination, (key, arguments), effects);
             }
-            let over = self.unbind_everywhere(topology, &Destination::Exchange(exchange));
+            let over = self.unbind_everywhere(topology, &Destination::Exchange(exchange), effects);
             if !effects.is_replay {
                 doomed.extend(over);
             }
@@ -463,7 +423,9 @@ impl VirtualHost {
         self.changed();
     }
 
-    /// Binds a queue or an exchange to `spec.source`; binding again changes nothing.
+    /// Binds a queue or an exchange to `spec.source`; binding again changes nothing. Returns the messages that the source
+    /// has kept for whoever is bound, oldest first: the caller is to send them there. Those that are not among them find
+    /// the binding.
     ///
     /// # Errors
     /// 404 if either is gone, 406 for arguments that the exchange's type refuses.
@@ -472,21 +434,27 @@ impl VirtualHost {
         destination: &Destination,
         spec: BindingSpec<'_>,
         effects: &mut Effects,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<Kept>, Refusal> {
         let mut topology = self.topology();
         let source = self.expect_exchange(spec.source)?;
         self.expect_alive(destination)?;
-        let added = write(&source.bindings)
+        let mut bindings = write(&source.bindings);
+        let added = bindings
             .insert(spec.binding_key, spec.arguments, destination.clone())
             .map_err(|invalid| Refusal::precondition_failed(invalid.to_string()))?;
+        // Before the lock goes: a message is routed and kept under it too, so each one comes once.
+        let kept = source.history.as_ref().filter(|_| added).map(History::messages);
+        drop(bindings);
         if added {
             *topology.count(destination.id(), &source.name) += 1;
             if source.properties.durable && destination.is_durable() {
                 self.record(Definition::Bound(self.binding_definition(&source, destination, spec)), effects);
             }
             self.changed();
+            let key = (spec.binding_key, spec.arguments);
+            self.tell_binding(true, &source, destination, key, effects);
         }
-        Ok(())
+        Ok(kept.unwrap_or_default())
     }
 
     fn expect_alive(&self, destination: &Destination) -> Result<(), Refusal> {
@@ -543,21 +511,53 @@ impl VirtualHost {
             self.record(Definition::Unbound(self.binding_definition(&source, destination, spec)), effects);
         }
         self.changed();
+        self.tell_binding(false, &source, destination, (spec.binding_key, spec.arguments), effects);
         if is_over(&source) && !effects.is_replay {
             self.remove_exchange(&mut topology, &source, effects);
         }
     }
 
     /// Removes every binding to that destination. Returns the exchanges that go with their last binding.
-    fn unbind_everywhere(&self, topology: &mut Topology, destination: &Destination) -> Vec<Arc<Exchange>> {
+    fn unbind_everywhere(
+        &self,
+        topology: &mut Topology,
+        destination: &Destination,
+        effects: &mut Effects,
+    ) -> Vec<Arc<Exchange>> {
         let sources = topology.sources.remove(&destination.id()).unwrap_or_default();
         let sources = sources.into_keys().filter_map(|name| self.exchange(&name));
         sources
             .filter(|source| {
+                self.tell_unbound(source, destination, effects);
                 write(&source.bindings).remove_destination(destination);
                 is_over(source)
             })
             .collect()
+    }
+
+    fn tell_binding(
+        &self,
+        is_created: bool,
+        source: &Exchange,
+        destination: &Destination,
+        key: (&str, &Table),
+        effects: &mut Effects,
+    ) {
+        let event = |_: &Events, user: &str| Event::binding(is_created, user, source, destination, key);
+        self.events.tell(effects, event);
+    }
+
+    /// Tells that all bindings from one exchange to a destination go with it (RabbitMQ: by themselves).
+    fn tell_unbound(&self, source: &Exchange, destination: &Destination, effects: &mut Effects) {
+        if !self.events.is_watched() {
+            return;
+        }
+        let bindings = read(&source.bindings);
+        effects.by_nobody(|effects| {
+            bindings.to(destination).for_each(|key| {
+                self.tell_binding(false, source, destination, key, effects);
+            });
+        });
     }
 
     /// Declares a queue, or checks that the one of that name is the same. `is_generated` says that the broker has
@@ -594,6 +594,7 @@ impl VirtualHost {
             Arc::clone(&self.pager),
         );
         let queue = Arc::new(queue);
+        queue.apply_policies(&self.policies, effects);
         if queue.properties.durable {
             let definition = Definition::QueueDeclared {
                 virtual_host: Arc::clone(&self.name),
@@ -605,6 +606,7 @@ impl VirtualHost {
             self.record(definition, effects);
         }
         self.insert_queue(&queue);
+        self.events.tell(effects, |events, user| events.queue_created(user, &queue));
         Ok(queue)
     }
 
@@ -630,11 +632,18 @@ impl VirtualHost {
         if self.queues.contains_key(name) {
             return Err(Refusal::locked(resource));
         }
-        let arguments = QueueArguments::parse(&table, resource)?;
+        let arguments = QueueArguments::restored(&table);
         let properties = QueueProperties { durable: true, auto_delete, exclusive: None, table, arguments };
         let permit = self.node_queue_count.take_again();
         let (host, pager) = (Arc::clone(&self.name), Arc::clone(&self.pager));
         let queue = Arc::new(QueueHandle::new(id, Arc::clone(name), host, properties, permit, pager));
+        if let Some(exchange) = delay::exchange_of(name).and_then(|exchange| self.exchange(exchange))
+            && exchange.properties.delays
+        {
+            exchange.set_delay_queue(&queue);
+        }
+        // It is empty, so that nothing comes of it.
+        queue.apply_policies(&self.policies, &mut Effects::default());
         self.insert_queue(&queue);
         Ok(queue)
     }
@@ -671,6 +680,69 @@ impl VirtualHost {
         })
     }
 
+    /// The policies of that kind, the one that counts most first.
+    pub fn policies(&self, kind: PolicyKind) -> Vec<Arc<Policy>> {
+        read_policies(&self.policies).iter(kind).map(Arc::clone).collect()
+    }
+
+    /// Adds a policy, or replaces the one of its kind and name, and makes it act. Whether that is a change.
+    pub(super) fn put_policy(&self, policy: Arc<Policy>, effects: &mut Effects) -> bool {
+        {
+            let _topology = self.topology();
+            if read_policies(&self.policies).has_recorded(&policy) {
+                return false;
+            }
+            let (virtual_host, put) = (Arc::clone(&self.name), Arc::clone(&policy));
+            self.record(Definition::PolicyPut { virtual_host, policy: put }, effects);
+            self.events.tell(effects, |_, user| Event::policy_set(user, &self.name, &policy));
+            write_policies(&self.policies).put(policy, false);
+        }
+        self.apply_policies(effects);
+        true
+    }
+
+    /// Adds policies of the configuration, which the log does not get, where there is none of the same kind and name.
+    pub(super) fn configure_policies(&self, policies: Vec<Policy>, effects: &mut Effects) {
+        {
+            let _topology = self.topology();
+            let mut known = write_policies(&self.policies);
+            for policy in policies {
+                if known.get(policy.kind, &policy.name).is_none() {
+                    known.put(Arc::new(policy), true);
+                }
+            }
+        }
+        self.apply_policies(effects);
+    }
+
+    /// Removes a policy, and what it says with it. Whether there was one.
+    pub(super) fn delete_policy(&self, kind: PolicyKind, name: &str, effects: &mut Effects) -> bool {
+        {
+            let _topology = self.topology();
+            if read_policies(&self.policies).get(kind, name).is_none() {
+                return false;
+            }
+            let virtual_host = Arc::clone(&self.name);
+            self.record(Definition::PolicyDeleted { virtual_host, kind, name: name.into() }, effects);
+            self.events.tell(effects, |_, user| Event::policy_cleared(user, &self.name, name));
+            write_policies(&self.policies).delete(kind, name);
+        }
+        self.apply_policies(effects);
+        true
+    }
+
+    /// Makes the policies act on all that there is. What is declared at the same time has them already: see
+    /// [`QueueHandle::apply_policies`]. Not under the topology's lock, for that can take a while.
+    fn apply_policies(&self, effects: &mut Effects) {
+        for queue in self.queues() {
+            queue.apply_policies(&self.policies, effects);
+        }
+        for exchange in self.exchanges() {
+            exchange.apply_policies(&self.policies);
+        }
+        self.changed();
+    }
+
     /// Deletes a queue and tells its consumers. Returns the number of ready messages that went with it.
     ///
     /// # Errors
@@ -702,7 +774,8 @@ impl VirtualHost {
         }
         self.queues.remove(&queue.name);
         self.queue_count.fetch_sub(1, Ordering::Relaxed);
-        let over = self.unbind_everywhere(&mut topology, &Destination::Queue(Arc::clone(queue)));
+        let over = self.unbind_everywhere(&mut topology, &Destination::Queue(Arc::clone(queue)), effects);
+        self.events.tell(effects, |_, user| Event::queue_deleted(user, queue));
         if !effects.is_replay {
             over.iter().for_each(|exchange| self.remove_exchange(&mut topology, exchange, effects));
         }
@@ -722,8 +795,13 @@ impl VirtualHost {
         if was_last && queue.properties.auto_delete {
             let unused = DeleteIf { unused: true, empty: false };
             // Refused only if another consumer came meanwhile: then the queue stays, as it should.
-            let _ = self.delete_queue(queue, unused, effects);
+            let _ = effects.by_nobody(|effects| self.delete_queue(queue, unused, effects));
         }
+    }
+
+    /// The exchanges, in no order in particular.
+    pub fn exchanges(&self) -> Vec<Arc<Exchange>> {
+        self.exchanges.iter().map(|exchange| Arc::clone(&exchange)).collect()
     }
 
     /// The queues, in no order in particular.
@@ -783,11 +861,11 @@ pub fn exchange_kind(name: &str) -> Result<ExchangeKind, Refusal> {
 }
 
 fn alternate_exchange(arguments: &Table, resource: Resource<'_>) -> Result<Option<Arc<str>>, Refusal> {
-    let Some(value) = arguments.get("alternate-exchange") else { return Ok(None) };
+    let Some((argument, value)) = alternate_argument(arguments) else { return Ok(None) };
     match value.as_str() {
         Some(name) => Ok(Some(name.into())),
         None => Err(Refusal::precondition_failed(format!(
-            "invalid type '{}' for arg 'alternate-exchange' in {resource}",
+            "invalid type '{}' for arg '{argument}' in {resource}",
             value.type_name()
         ))),
     }
@@ -811,17 +889,17 @@ fn check_same<T: PartialEq + fmt::Display>(
 fn check_exchange_equivalence(exchange: &Exchange, spec: &ExchangeSpec<'_>) -> Result<(), Refusal> {
     let resource = exchange.resource();
     let current = &exchange.properties;
-    check_same(resource, "type", spec.kind.name(), current.kind.name())?;
+    check_same(resource, "type", atom(spec.kind), atom(current.kind))?;
     check_same(resource, "durable", spec.durable, current.durable)?;
     check_same(resource, "auto_delete", spec.auto_delete, current.auto_delete)?;
     check_same(resource, "internal", spec.internal, current.internal)?;
-    let name = "alternate-exchange";
-    let (received, current) = (spec.arguments.get(name), current.table.get(name));
-    if received.map(comparable) == current.map(comparable) {
-        Ok(())
-    } else {
-        Err(inequivalent(name, resource, received, current))
-    }
+    current.arguments.check_equivalence(current.kind, &current.table, &spec.arguments, resource)
+}
+
+/// The name of a type as Erlang prints the atom: in quotes of its own if it is no plain word.
+fn atom(kind: ExchangeKind) -> Cow<'static, str> {
+    let name = kind.name();
+    if name.contains('-') { format!("'{name}'").into() } else { name.into() }
 }
 
 fn check_queue_equivalence(
@@ -859,6 +937,7 @@ mod tests {
     fn host() -> VirtualHost {
         VirtualHost::new(
             "/",
+            Arc::default(),
             Arc::default(),
             Arc::default(),
             Arc::default(),

@@ -7,6 +7,9 @@ use std::ops::RangeInclusive;
 use super::{Config, ConfigError, Limits, Storage, User};
 use crate::broker::permission;
 
+/// Milliseconds of ten years.
+const TIMEOUT_MS_MAX: u64 = 315_360_000_000;
+
 /// Something wrong with a key, before it is known where the key was set.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -24,6 +27,7 @@ impl Fault {
         let number = |max: u64| format!("expected a whole number from 0 to {max}");
         let problem = error.message().replace("expected u16", &number(u16::MAX.into()));
         let problem = problem.replace("expected u32", &number(u32::MAX.into()));
+        let problem = problem.replace("expected i64", "expected a whole number");
         Self::new(key, problem.replace("expected u64", "expected a whole number from 0"))
     }
 
@@ -49,6 +53,21 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
         unique(&mut users, &user.name, format!("{key}.name"))?;
         check_user(user, &vhosts, &key)?;
     }
+    check_policies(config, &vhosts)
+}
+
+fn check_policies(config: &Config, vhosts: &HashSet<&str>) -> Result<(), Fault> {
+    for (kind, section, policies) in config.policies_by_kind() {
+        let mut names = HashSet::new();
+        for (index, policy) in policies.iter().enumerate() {
+            let key = format!("{section}[{index}]");
+            known_vhost(vhosts, &policy.vhost, &key)?;
+            if !names.insert((&policy.vhost, &policy.name)) {
+                return Err(Fault::new(format!("{key}.name"), format!("'{}' is there twice", policy.name)));
+            }
+            policy.build(kind, &key)?;
+        }
+    }
     Ok(())
 }
 
@@ -64,6 +83,7 @@ fn check_limits(limits: &Limits) -> Result<(), Fault> {
     in_range("limits.frame_max", limits.frame_max, 4096..=16 << 20, "bytes")?;
     in_range("limits.handshake_timeout_secs", limits.handshake_timeout_secs, 1..=3600, "seconds")?;
     in_range("limits.max_message_bytes", limits.max_message_bytes, 1..=512 << 20, "bytes")?;
+    in_range("limits.consumer_timeout_ms", limits.consumer_timeout_ms, 0..=TIMEOUT_MS_MAX, "milliseconds")?;
     let unsent = limits.unsent_bytes_per_connection;
     in_range("limits.unsent_bytes_per_connection", unsent, 4096..=1 << 30, "bytes")?;
     in_range("limits.tcp_backlog", limits.tcp_backlog, 1..=65_535, "connections")

@@ -184,7 +184,9 @@ impl Environment {
         }
         config.users.retain(|user| user.name != "guest" && user.name != name);
         if own_vhost {
-            let needed = config.users.iter().flat_map(|user| user.vhosts()).any(|name| name == "/");
+            let by_users = config.users.iter().flat_map(|user| user.vhosts());
+            let policies = config.policies_by_kind().into_iter().flat_map(|(_, _, policies)| policies);
+            let needed = by_users.chain(policies.map(|policy| policy.vhost.as_str())).any(|name| name == "/");
             config.vhosts.retain(|vhost| vhost.name != "/" || needed);
         }
         if config.vhosts.iter().all(|known| known.name != vhost) {

@@ -9,6 +9,7 @@
 mod check;
 mod layers;
 mod place;
+mod policies;
 mod users;
 mod value;
 
@@ -18,8 +19,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use layers::{Environment, Flags, unknown_variables};
+pub use policies::Policy;
 pub use users::{Permission, TopicPermission, User, Vhost};
-pub use value::{DiskFreeLimit, Level, LogFormat, Port, Secret, SyncPolicy, Watermark};
+pub use value::{
+    ConsumerTimeout, DeliveryLimitCounts, DiskFreeLimit, Level, LogFormat, Port, Secret, SyncPolicy,
+    Watermark, XDeath,
+};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -31,7 +36,7 @@ pub struct Config {
     pub storage: Storage,
     /// `[log]`: what is logged, and how.
     pub log: Log,
-    /// `[compatibility]`: what clients are told they talk to.
+    /// `[compatibility]`: what clients are told they talk to, and which version of RabbitMQ is followed where they differ.
     pub compatibility: Compatibility,
     /// `[limits]`: the bounds of everything that a client could otherwise make grow.
     pub limits: Limits,
@@ -39,6 +44,10 @@ pub struct Config {
     pub vhosts: Vec<Vhost>,
     /// `[[users]]`: the users that exist at the start, and what they may do.
     pub users: Vec<User>,
+    /// `[[policies]]`: what acts on queues and exchanges by their names, from the start on.
+    pub policies: Vec<Policy>,
+    /// `[[operator_policies]]`: the same, to limit what other policies and arguments say.
+    pub operator_policies: Vec<Policy>,
 }
 
 /// `[listeners]`: where clients connect.
@@ -79,8 +88,8 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// `[compatibility]`: what clients are told they talk to. Clients branch on these: kombu, for one, picks its
-/// prefetch semantics by product and version.
+/// `[compatibility]`: what clients are told they talk to, and which version of RabbitMQ is followed where they differ.
+/// Clients branch on product and version: kombu, for one, picks its prefetch semantics by them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section")]
 pub struct Compatibility {
@@ -90,6 +99,12 @@ pub struct Compatibility {
     pub version: String,
     /// `cluster_name` of the server properties. [`Config::load`] replaces `{hostname}` by the name of this machine.
     pub cluster_name: String,
+    /// What a client's own `x-death` header means.
+    pub x_death: XDeath,
+    /// What counts against the delivery limit of a queue.
+    pub delivery_limit_counts: DeliveryLimitCounts,
+    /// What happens to a consumer that does not acknowledge in time.
+    pub consumer_timeout: ConsumerTimeout,
 }
 
 /// `[limits]`: the bounds of everything that a client could otherwise make grow. Where `None` is possible it is
@@ -119,6 +134,9 @@ pub struct Limits {
     /// How many queues the node holds, over all virtual hosts.
     #[serde(deserialize_with = "value::limit")]
     pub queues_max: Option<u32>,
+    /// How long a delivery may stay unacknowledged where neither its consumer nor its queue says, in milliseconds: up to
+    /// ten years, 0 for no limit.
+    pub consumer_timeout_ms: u64,
     /// The high-water mark of what waits to be written to one connection, in bytes: 4096 to 1 GiB. Deliveries to a
     /// connection pause above it.
     pub unsent_bytes_per_connection: u32,
@@ -143,6 +161,8 @@ impl Default for Config {
             limits: Limits::default(),
             vhosts: vec![Vhost::named("/")],
             users: vec![User::guest(["/"])],
+            policies: Vec::new(),
+            operator_policies: Vec::new(),
         }
     }
 }
@@ -176,6 +196,9 @@ impl Default for Compatibility {
             product: "RabbitMQ".into(),
             version: "3.13.7".into(),
             cluster_name: "leveret@{hostname}".into(),
+            x_death: XDeath::Continued,
+            delivery_limit_counts: DeliveryLimitCounts::Failures,
+            consumer_timeout: ConsumerTimeout::Close,
         }
     }
 }
@@ -192,6 +215,7 @@ impl Default for Limits {
             channels_max: None,
             consumers_per_channel_max: Some(65_535),
             queues_max: None,
+            consumer_timeout_ms: 0,
             unsent_bytes_per_connection: 524_288,
             ready_bytes_in_memory: 16 << 20,
             memory_high_watermark: Watermark::Fraction(0.6),
@@ -267,13 +291,18 @@ mod tests {
             ("[[users]]", "[[users]]"),
             ("[[users]]\n[[users.permissions]]", "[[users]]"),
             ("[[users]]\n[[users.topic_permissions]]", "[[users]]"),
+            ("[[policies]]", "# [[policies]]"),
+            ("[[operator_policies]]", "# [[operator_policies]]"),
         ];
         for section in expected_keys("") {
-            assert!(places.iter().any(|(_, header)| header.trim_matches(['[', ']']) == section), "{section}");
+            assert!(
+                places.iter().any(|(_, header)| header.trim_matches(['#', ' ', '[', ']']) == section),
+                "{section}"
+            );
         }
         for (path, header) in places {
             let (_, text) = SHIPPED.split_once(&format!("\n{header}\n")).expect(header);
-            let text = text.split("\n[").next().unwrap();
+            let text = text.split("\n[").next().unwrap().replace("\n# ", "\n");
             for key in expected_keys(path) {
                 let shown = text.contains(&format!("\n{key} = ")) || text.contains(&format!(" {key} = "));
                 assert!(shown || text.starts_with(&format!("{key} = ")), "{path} {key}");

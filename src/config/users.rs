@@ -21,6 +21,9 @@ pub struct Vhost {
     /// How many queues it holds.
     #[serde(default, deserialize_with = "value::limit")]
     pub queues_max: Option<u32>,
+    /// Whether what is published and delivered there is told to `amq.rabbitmq.trace`.
+    #[serde(default)]
+    pub tracing: bool,
 }
 
 /// A user, with either `password` or `password_hash`.
@@ -89,7 +92,7 @@ pub struct TopicPermission {
 impl Vhost {
     /// A virtual host without limits.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), connections_max: None, queues_max: None }
+        Self { name: name.into(), connections_max: None, queues_max: None, tracing: false }
     }
 }
 

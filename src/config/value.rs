@@ -80,6 +80,37 @@ pub enum LogFormat {
     Text,
 }
 
+/// What a client's own `x-death` header means when its message is dead-lettered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum XDeath {
+    /// It is continued, as RabbitMQ 3 does: it counts deaths and ends circles. In the file, `"3"`.
+    #[serde(rename = "3")]
+    Continued,
+    /// It says nothing, as in RabbitMQ 4. In the file, `"4"`.
+    #[serde(rename = "4")]
+    Ignored,
+}
+
+/// What counts against `x-delivery-limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryLimitCounts {
+    /// Deliveries that failed: rejected with requeue, or their channel or connection has ended (RabbitMQ 4.3).
+    Failures,
+    /// Those, and what was put back with `basic.nack` or `basic.recover` (RabbitMQ up to 4.2).
+    Returns,
+}
+
+/// What happens when a delivery is not acknowledged in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsumerTimeout {
+    /// Its channel is closed with 406 (RabbitMQ up to 4.2).
+    Close,
+    /// Its consumer is cancelled if the client can be told so, else the channel is closed (RabbitMQ 4.3).
+    Cancel,
+}
+
 impl Port {
     /// The number to bind, 0 for one that the system picks; `None` if there is to be no listener.
     pub fn number(self) -> Option<u16> {

@@ -4,32 +4,47 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::broker::Now;
 
+/// Milliseconds ahead beyond which a timer is set anew.
+const FAR_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Where the broker's time comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     start: Instant,
+    start_unix_ms: u64,
 }
 
 impl Clock {
     /// A clock that starts at zero.
     pub(super) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), start_unix_ms: unix_ms() }
     }
 
     /// The time.
     pub(super) fn now(&self) -> Now {
-        Now { monotonic_ms: millis(self.start.elapsed()) }
+        let monotonic_ms = millis(self.start.elapsed());
+        Now { monotonic_ms, unix_ms: self.start_unix_ms + monotonic_ms }
     }
 
     /// Milliseconds since 1970, on the clock on the wall, which may go back; 0 before 1970.
     pub(super) fn unix_ms(&self) -> u64 {
-        millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        unix_ms()
+    }
+
+    /// The instant at which [`Now::unix_ms`] is that; one that is not too far ahead to be told.
+    pub(super) fn instant_of_unix(&self, unix_ms: u64) -> tokio::time::Instant {
+        let ahead_ms = unix_ms.saturating_sub(self.start_unix_ms);
+        self.instant(ahead_ms.min(self.now().monotonic_ms + FAR_MS))
     }
 
     /// The instant at which the monotonic clock shows that time.
     pub(super) fn instant(&self, monotonic_ms: u64) -> tokio::time::Instant {
         (self.start + Duration::from_millis(monotonic_ms)).into()
     }
+}
+
+fn unix_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -68,7 +68,7 @@ impl Connection {
         if let End::Failed(error) = &end {
             debug!("connection failed: {error}");
         }
-        self.session.handle_disconnect();
+        self.session.handle_disconnect(self.clock.now());
         if matches!(end, End::Closed) {
             self.close_gently().await;
         }

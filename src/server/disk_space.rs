@@ -68,7 +68,7 @@ impl DiskSpace {
 
     fn compare(&self, free: u64) -> Duration {
         let raised = free < self.limit;
-        if self.broker.alarms.set(Resource::Disk, raised) {
+        if self.broker.set_alarm(Resource::Disk, raised) {
             let (free, limit) = (free >> 20, self.limit >> 20);
             if raised {
                 warn!("disk alarm: {free} MiB free, {limit} MiB must be; publishers are blocked");

@@ -141,13 +141,17 @@ impl Connections {
             debug!(peer = %address, "closed: too many connections");
             return;
         }
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(peer = %address, "closed before it began: {error}");
-            return;
-        }
+        let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
+            Ok(local) => local,
+            Err(error) => {
+                debug!(peer = %address, "closed before it began: {error}");
+                return;
+            }
+        };
         self.open.count.fetch_add(1, Ordering::AcqRel);
         let counted = Counted(Arc::clone(&self.open));
-        let session = Session::new(Arc::clone(&self.broker), Peer { address }, self.clock.now());
+        let peer = Peer { address, local };
+        let session = Session::new(Arc::clone(&self.broker), peer, self.clock.now());
         let connection = Connection::new(stream, session, self.clock, self.stopping.clone());
         tokio::spawn(async move {
             let _counted = counted;

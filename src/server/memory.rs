@@ -29,7 +29,7 @@ pub(super) async fn watch(broker: Arc<Broker>, watermark: u64) {
     loop {
         let used = used_bytes();
         let raised = used > watermark;
-        if broker.alarms.set(Resource::Memory, raised) {
+        if broker.set_alarm(Resource::Memory, raised) {
             let (used, watermark) = (used >> 20, watermark >> 20);
             if raised {
                 warn!("memory alarm: {used} MiB in use, {watermark} MiB allowed; publishers are blocked");

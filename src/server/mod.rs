@@ -4,12 +4,12 @@ mod clock;
 mod connection;
 mod data_dir;
 mod disk_space;
-mod expiry;
 mod listener;
 mod log_thread;
 mod memory;
 mod reader_thread;
 mod thread;
+mod timers;
 
 use std::{
     io,
@@ -26,8 +26,8 @@ use tracing::{info, warn};
 
 use self::{clock::Clock, data_dir::DataDir, disk_space::DiskSpace, listener::Listener};
 use crate::{
-    broker::{Broker, Identity, limit::Limits},
-    config::{Config, Storage},
+    broker::{Broker, ConsumerTimeout, Identity, Now, limit::Limits},
+    config::{self, Config, DeliveryLimitCounts, Storage, XDeath},
     storage::{self, StorageError, disk::FileDisk},
 };
 
@@ -136,8 +136,8 @@ async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
     let mut log = log_thread::spawn(Arc::clone(&broker.journal), opened.log, pace, clock)?;
     broker.pager.set_resident_bytes_max(config.limits.ready_bytes_in_memory);
     broker.restore(opened.recovered, clock.now());
-    add_virtual_hosts(config, &broker);
-    let mut reader = reader_thread::spawn(Arc::clone(&broker), opened.reader)?;
+    add_virtual_hosts(config, &broker, clock.now());
+    let mut reader = reader_thread::spawn(Arc::clone(&broker), opened.reader, clock)?;
     let (shutdown, stopping) = watch::channel(false);
     let mut signals = Signals::install()?;
 
@@ -161,7 +161,7 @@ async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
     }
     let watermark = memory::watermark_bytes(&config.limits.memory_high_watermark);
     tokio::spawn(memory::watch(Arc::clone(&broker), watermark));
-    tokio::spawn(expiry::expire(Arc::clone(&broker), clock));
+    tokio::spawn(timers::run(Arc::clone(&broker), clock));
     announce(&addresses, start.ready_file.as_deref())?;
 
     tokio::select! {
@@ -222,12 +222,25 @@ fn broker(config: &Config) -> Broker {
         version: config.compatibility.version.clone(),
         cluster_name: config.compatibility.cluster_name.clone(),
     };
-    Broker::new(config.users(), config.permissions(), limits, identity)
+    let mut broker = Broker::new(config.users(), config.permissions(), limits, identity);
+    let compatibility = &config.compatibility;
+    broker.interprets_x_death = compatibility.x_death == XDeath::Continued;
+    broker.counts_returns = compatibility.delivery_limit_counts == DeliveryLimitCounts::Returns;
+    broker.consumer_timeout = ConsumerTimeout {
+        default_ms: config.limits.consumer_timeout_ms,
+        cancels: compatibility.consumer_timeout == config::ConsumerTimeout::Cancel,
+    };
+    broker
 }
 
-fn add_virtual_hosts(config: &Config, broker: &Broker) {
+fn add_virtual_hosts(config: &Config, broker: &Broker, now: Now) {
     for host in &config.vhosts {
         broker.add_virtual_host(&host.name, host.connections_max, host.queues_max);
+        broker.set_tracing(&host.name, host.tracing);
+        let policies = config.policies_of(&host.name);
+        broker
+            .configure_policies(&host.name, policies, now)
+            .expect("invariant: the virtual host was just added");
     }
 }
 

@@ -1,24 +1,25 @@
 //! A channel: its deliveries, its consumers, its mode, and the content that it is receiving.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use super::{
-    batch::Settlement,
     confirm::Confirms,
     publish::ContentAssembly,
     shared::{ConsumerState, Shared},
+    timeout::{Holder, Timeouts},
     transaction::Transaction,
 };
 use crate::{
     amqp::{Content, Properties},
     broker::{
+        batch::Settlement,
         limit::ChannelPermit,
         message::Message,
         outbox::{ConsumerId, Delivery},
-        queue::{ChannelCredit, ConsumerKey, QueueHandle, QueueId, Slot},
+        queue::{ChannelCredit, ConsumerKey, QueueHandle, QueueId, Return, Slot},
         refusal::Refusal,
     },
 };
@@ -38,6 +39,8 @@ pub(super) struct Channel {
     pub(super) last_queue: Option<Arc<str>>,
     /// The name that replies to this channel are published to, while it has a consumer for them.
     pub(super) reply_name: Option<Arc<str>>,
+    /// When its deliveries are due, if one of them ever had to be acknowledged in time.
+    pub(super) timeouts: Option<Box<Timeouts>>,
     last_tag: u64,
     _permit: ChannelPermit,
 }
@@ -60,13 +63,18 @@ pub(super) struct UnackedDelivery {
     pub(super) queue: Arc<QueueHandle>,
     pub(super) slot: Slot,
     pub(super) sequence: u64,
-    /// Whether a consumer got it: RabbitMQ does not count basic.get against the limit of a channel.
-    pub(super) is_consumed: bool,
+    /// Who got it.
+    pub(super) holder: Holder,
 }
 
 impl UnackedDelivery {
     /// The tag of a delivery that was on its way to its consumer and will not be sent.
     pub(super) const UNSENT: u64 = 0;
+
+    /// Whether it has not gone back to its queue already, because it was not acknowledged in time.
+    fn is_held(&self) -> bool {
+        self.holder != Holder::RETURNED
+    }
 }
 
 /// The unacked deliveries of a channel, by tag. Those settled out of order leave a gap that is closed once gaps are
@@ -82,6 +90,28 @@ impl Unacked {
     fn push(&mut self, delivery: UnackedDelivery) {
         self.tags.push_back(delivery.tag);
         self.deliveries.push_back(Some(delivery));
+    }
+
+    /// The tag of the first one.
+    fn first_tag(&self) -> Option<u64> {
+        self.tags.front().copied()
+    }
+
+    /// Those from that tag on.
+    pub(super) fn from(&self, tag: u64) -> impl Iterator<Item = &UnackedDelivery> {
+        let first = self.tags.partition_point(|known| *known < tag);
+        self.deliveries.range(first..).flatten()
+    }
+
+    /// Those that a holder has. They stay here, so that their acknowledgement is still known, but are nobody's.
+    pub(super) fn take_from(&mut self, holder: Holder) -> Vec<UnackedDelivery> {
+        let of_holder = self.deliveries.iter_mut().flatten().filter(|delivery| delivery.holder == holder);
+        let mut taken = Vec::new();
+        for delivery in of_holder {
+            taken.push(delivery.clone());
+            delivery.holder = Holder::RETURNED;
+        }
+        taken
     }
 
     /// How many.
@@ -155,6 +185,7 @@ impl Channel {
             mode: Mode::Plain,
             last_queue: None,
             reply_name: None,
+            timeouts: None,
             last_tag: 0,
             _permit: permit,
         }
@@ -181,19 +212,23 @@ impl Channel {
     pub(super) fn deliver(&mut self, delivery: Delivery, shared: &mut Shared) {
         let tag = self.next_tag();
         let Some(consumer) = shared.consumers.get(delivery.consumer) else { return };
-        let counted;
+        let changed;
         let mut content = content(&delivery.message);
         // RabbitMQ 3.10: the first delivery to a consumer has no count, that of basic.get has.
-        if delivery.delivery_count > 0 {
-            counted = with_delivery_count(&delivery.message, delivery.delivery_count);
-            content.properties = &counted;
+        if delivery.delivery_count > 0 || delivery.message.has_bcc() {
+            let count = Some(delivery.delivery_count).filter(|count| *count > 0);
+            changed = delivered_properties(&delivery.message, consumer.queue.as_deref(), count);
+            content.properties = &changed;
         }
         let redelivered = delivery.redelivered;
         shared.out.deliver(self.number, &consumer.tag, tag, redelivered, &content, shared.frame_max);
         let Some(queue) = consumer.queue.as_ref().map(Arc::clone) else { return };
-        let Delivery { slot, sequence, .. } = delivery;
+        let (slot, sequence, holder) = (delivery.slot, delivery.sequence, consumer.holder);
+        if shared.is_tracing {
+            shared.trace_deliver(self.number, &queue, &delivery.message, redelivered);
+        }
         if slot != Slot::NONE {
-            self.unacked.push(UnackedDelivery { tag, queue, slot, sequence, is_consumed: true });
+            self.track(UnackedDelivery { tag, queue, slot, sequence, holder }, shared);
         } else if delivery.stored {
             let body_bytes = u32::try_from(delivery.message.body().len()).unwrap_or(u32::MAX);
             shared.effects.settled(queue.id, sequence, body_bytes);
@@ -201,21 +236,69 @@ impl Channel {
     }
 
     /// Counts in a delivery of basic.get and returns its tag.
-    pub(super) fn track_get(&mut self, queue: &Arc<QueueHandle>, slot: Slot, sequence: u64) -> u64 {
+    pub(super) fn track_get(
+        &mut self,
+        queue: &Arc<QueueHandle>,
+        slot: Slot,
+        sequence: u64,
+        shared: &mut Shared,
+    ) -> u64 {
         let tag = self.next_tag();
         if slot != Slot::NONE {
+            let holder = match shared.timeout_ms_of(queue) {
+                Some(timeout_ms) => self.timeouts(shared).getter(timeout_ms),
+                None => Holder::GET,
+            };
             let queue = Arc::clone(queue);
-            self.unacked.push(UnackedDelivery { tag, queue, slot, sequence, is_consumed: false });
+            self.track(UnackedDelivery { tag, queue, slot, sequence, holder }, shared);
         }
         tag
     }
 
-    /// Settles deliveries for good.
-    pub(super) fn settle(&self, deliveries: impl IntoIterator<Item = UnackedDelivery>, shared: &mut Shared) {
+    fn track(&mut self, delivery: UnackedDelivery, shared: &mut Shared) {
+        let (tag, holder) = (delivery.tag, delivery.holder);
+        self.unacked.push(delivery);
+        if let Some(timeouts) = self.timeouts.as_mut().filter(|_| holder.is_timed()) {
+            let first_tag = self.unacked.first_tag().unwrap_or(tag);
+            let due_ms = timeouts.delivered(holder, tag, first_tag, shared.now.monotonic_ms);
+            shared.due_ms = shared.due_ms.min(due_ms);
+        }
+    }
+
+    /// The timeouts of its deliveries, with room for one more who holds some.
+    pub(super) fn timeouts(&mut self, shared: &Shared) -> &mut Timeouts {
+        let timeouts = self.timeouts.get_or_insert_default();
+        if timeouts.is_full() {
+            let consumers = self.consumers.values().filter_map(|id| shared.consumers.get(*id));
+            let used: BTreeSet<Holder> = consumers
+                .map(|consumer| consumer.holder)
+                .chain(self.unacked.from(0).map(|delivery| delivery.holder))
+                .collect();
+            timeouts.keep(&used);
+        }
+        timeouts
+    }
+
+    /// Puts deliveries back that were settled in a transaction which is rolled back.
+    pub(super) fn restore_unacked(&mut self, deliveries: Vec<UnackedDelivery>, shared: &mut Shared) {
+        self.unacked.restore(deliveries);
+        if let Some(timeouts) = &mut self.timeouts {
+            shared.due_ms = shared.due_ms.min(timeouts.restored());
+        }
+    }
+
+    /// Settles deliveries for good: acked, or rejected.
+    pub(super) fn settle(
+        &self,
+        deliveries: impl IntoIterator<Item = UnackedDelivery>,
+        is_rejected: bool,
+        shared: &mut Shared,
+    ) {
         let mut count = 0;
-        for UnackedDelivery { queue, slot, sequence, is_consumed, .. } in deliveries {
-            count += u32::from(is_consumed);
-            if shared.settlements.push(&queue, Settlement { slot, sequence }) {
+        let deliveries = deliveries.into_iter().filter(UnackedDelivery::is_held);
+        for UnackedDelivery { queue, slot, sequence, holder, .. } in deliveries {
+            count += u32::from(holder.is_consumer());
+            if shared.settlements.push(&queue, Settlement { slot, sequence, is_rejected }) {
                 shared.apply();
             }
         }
@@ -223,21 +306,24 @@ impl Channel {
     }
 
     /// Puts deliveries back into their queues.
-    pub(super) fn requeue(&self, deliveries: Vec<UnackedDelivery>, shared: &mut Shared) {
+    pub(super) fn requeue(&self, deliveries: Vec<UnackedDelivery>, how: Return, shared: &mut Shared) {
         shared.apply();
         self.give_back_credit(
-            deliveries.iter().map(|delivery| u32::from(delivery.is_consumed)).sum(),
+            deliveries.iter().map(|delivery| u32::from(delivery.holder.is_consumer())).sum(),
             shared,
         );
-        let mut by_queue = BTreeMap::<QueueId, (Arc<QueueHandle>, Vec<(Slot, u64, bool)>)>::new();
-        for UnackedDelivery { queue, slot, sequence, tag, .. } in deliveries {
-            let returned = (slot, sequence, tag != UnackedDelivery::UNSENT);
+        let mut by_queue = BTreeMap::<QueueId, (Arc<QueueHandle>, Vec<(Slot, u64, Return)>)>::new();
+        for UnackedDelivery { queue, slot, sequence, tag, .. } in
+            deliveries.into_iter().filter(UnackedDelivery::is_held)
+        {
+            let how = if tag == UnackedDelivery::UNSENT { Return::Unseen } else { how };
+            let returned = (slot, sequence, how);
             by_queue.entry(queue.id).or_insert_with(|| (queue, Vec::new())).1.push(returned);
         }
         for (handle, returned) in by_queue.into_values() {
             let mut queue = handle.lock();
-            for (slot, sequence, seen) in returned {
-                queue.requeue(slot, sequence, seen, &mut shared.effects);
+            for (slot, sequence, how) in returned {
+                queue.requeue(slot, sequence, how, &handle, &mut shared.effects);
             }
             queue.deliver(&handle, &mut shared.effects);
         }
@@ -265,6 +351,7 @@ impl Channel {
 
     /// Ends a consumer: its queue gives it no more. What is in the outbox for it is for the caller to see to.
     pub(super) fn remove_consumer(&mut self, id: ConsumerId, shared: &mut Shared) {
+        shared.tell_deleted(id);
         let Some(consumer) = shared.consumers.get(id).cloned() else { return };
         match consumer.queue {
             Some(queue) => {
@@ -278,6 +365,7 @@ impl Channel {
 
     /// Forgets a consumer that has been removed from its queue and that the outbox has nothing more for.
     pub(super) fn forget_consumer(&mut self, id: ConsumerId, shared: &mut Shared) -> Option<ConsumerState> {
+        shared.tell_deleted(id);
         let consumer = shared.consumers.remove(id)?;
         self.consumers.remove(&consumer.tag);
         Some(consumer)
@@ -310,12 +398,27 @@ pub(super) fn content(message: &Message) -> Content<'_> {
     }
 }
 
-/// The properties of a message of a quorum queue, with how many deliveries of it have failed (RabbitMQ:
-/// `x-delivery-count`).
-pub(super) fn with_delivery_count(message: &Message, count: u16) -> Vec<u8> {
-    let properties = Properties::parse(message.properties());
-    let properties = properties.expect("invariant: they were read when the message was published");
-    properties.with_number_header("x-delivery-count", count.into())
+/// The properties of a message as they are delivered where they are not those that were published: without BCC, and with
+/// how many deliveries of it have failed (RabbitMQ: `x-delivery-count`), or how often it was put off.
+pub(super) fn delivered_properties(
+    message: &Message,
+    queue: Option<&QueueHandle>,
+    count: Option<u16>,
+) -> Vec<u8> {
+    let raw = without_bcc(message).unwrap_or_else(|| message.properties().to_vec());
+    let Some(count) = count else { return raw };
+    let has_retries = queue.is_some_and(|queue| queue.arguments().retry.is_some());
+    let name = if has_retries { "x-retry-count" } else { "x-delivery-count" };
+    parsed(&raw).with_number_header(name, count.into())
+}
+
+/// The properties without the BCC header, if there is one.
+pub(super) fn without_bcc(message: &Message) -> Option<Vec<u8>> {
+    message.has_bcc().then(|| parsed(message.properties()).without_header("BCC"))
+}
+
+fn parsed(raw: &[u8]) -> Properties<'_> {
+    Properties::parse(raw).expect("invariant: they were read when the message was published")
 }
 
 /// A queue's or exchange's name as RabbitMQ takes it: carriage returns and line feeds are dropped.
@@ -334,7 +437,7 @@ mod tests {
             auto_delete: false,
             exclusive: None,
             table: crate::amqp::Table::default(),
-            arguments: QueueArguments::default(),
+            arguments: Arc::new(QueueArguments::default()),
         };
         let permit = Arc::new(crate::broker::limit::Count::new(None)).take().expect("no limit");
         let queue = QueueHandle::new(QueueId(1), "q".into(), "/".into(), properties, permit, Arc::default());
@@ -346,7 +449,7 @@ mod tests {
                 queue: Arc::clone(&queue),
                 slot: Slot(0),
                 sequence: tag,
-                is_consumed: true,
+                holder: Holder::CONSUMER,
             });
         }
         unacked

@@ -12,7 +12,14 @@ use crate::{
         frame::{FRAME_MIN_SIZE, Frame},
         sasl::{self, Credentials},
     },
-    broker::{Broker, Identity, limit::ConnectionPermit, refusal::Refusal, user::User, vhost::VirtualHost},
+    broker::{
+        Broker, Identity,
+        event::{Ends, Event},
+        limit::ConnectionPermit,
+        refusal::Refusal,
+        user::User,
+        vhost::VirtualHost,
+    },
 };
 
 /// A connection that is not open yet.
@@ -40,6 +47,9 @@ struct Client {
     user: Arc<User>,
     capabilities: Capabilities,
     name: Option<String>,
+    /// What the client says of itself, if events are to tell of it.
+    properties: Table,
+    mechanism: &'static str,
 }
 
 #[derive(Debug)]
@@ -70,6 +80,9 @@ pub(super) struct Opened {
     pub(super) frame_max: u32,
     pub(super) heartbeat_secs: u16,
     pub(super) permit: ConnectionPermit,
+    pub(super) ends: Ends,
+    pub(super) client_properties: Table,
+    pub(super) mechanism: &'static str,
 }
 
 /// What a frame leads to.
@@ -190,16 +203,19 @@ impl Handshake {
         peer: &Peer,
     ) -> Result<Step, Refusal> {
         let capabilities = capabilities(client_properties);
-        let credentials = match mechanism {
-            "PLAIN" => sasl::plain(response)?,
-            "AMQPLAIN" => sasl::amqplain(response)?,
+        let (mechanism, credentials) = match mechanism {
+            "PLAIN" => ("PLAIN", sasl::plain(response)?),
+            "AMQPLAIN" => ("AMQPLAIN", sasl::amqplain(response)?),
             _ => {
                 let text = format!("unknown authentication mechanism '{mechanism}'");
                 return Err(Refusal::new(ReplyCode::CommandInvalid, text));
             }
         };
         let Credentials { user, password } = credentials;
-        let user = match broker.users.authenticate(&user, &password, peer.is_loopback()) {
+        let authenticated = broker.users.authenticate(&user, &password, peer.is_loopback());
+        let failure = authenticated.as_ref().err().map(ToString::to_string);
+        broker.tell(|_| Event::authentication(&user, mechanism, peer.ends(), failure.as_deref()));
+        let user = match authenticated {
             Ok(user) => user,
             Err(failure) => return self.refuse_login(&failure.to_string(), mechanism, capabilities, peer),
         };
@@ -213,7 +229,9 @@ impl Handshake {
             },
         );
         let name = client_properties.get("connection_name").and_then(Value::as_str).map(str::to_owned);
-        self.state = State::TuneOk(Client { user, capabilities, name });
+        let properties =
+            if broker.events.is_watched() { client_properties.clone() } else { Table::default() };
+        self.state = State::TuneOk(Client { user, capabilities, name, properties, mechanism });
         Ok(Step::Stay)
     }
 
@@ -243,7 +261,7 @@ impl Handshake {
         broker: &Broker,
         peer: &Peer,
     ) -> Result<Step, Refusal> {
-        let Client { user, capabilities, name } = client;
+        let Client { user, capabilities, name, properties, mechanism } = client;
         let permit = broker.counts.open_connection(&user, virtual_host)?;
         let host = broker
             .virtual_host(virtual_host)
@@ -262,6 +280,9 @@ impl Handshake {
             frame_max: tuned.frame_max,
             heartbeat_secs: tuned.heartbeat_secs,
             permit,
+            ends: peer.ends(),
+            client_properties: properties,
+            mechanism,
         }))
     }
 }

@@ -4,7 +4,6 @@
 //! writes what is in [`Session::output`]. The session calls the broker inline. Inside it, a connection that is
 //! open is a `running::Running`: its channels, and what they share.
 
-mod batch;
 mod channel;
 mod confirm;
 mod handshake;
@@ -14,6 +13,8 @@ mod publish;
 mod routes;
 mod running;
 mod shared;
+mod timeout;
+mod trace;
 mod transaction;
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ use crate::{
         Encoder, ReplyCode, ServerMethod,
         frame::{self, Frame, Frames},
     },
-    broker::{Broker, Now, outbox::Outbox, refusal::Refusal},
+    broker::{Broker, NEVER, Now, event::Ends, outbox::Outbox, refusal::Refusal},
 };
 
 /// Who is at the other end.
@@ -46,9 +47,16 @@ use crate::{
 pub struct Peer {
     /// Where the connection comes from.
     pub address: SocketAddr,
+    /// The broker's end of it.
+    pub local: SocketAddr,
 }
 
 impl Peer {
+    /// Both ends of the connection.
+    fn ends(&self) -> Ends {
+        Ends { peer: self.address, local: self.local }
+    }
+
     /// Whether it comes from this machine; IPv4 in IPv6 counts as IPv4.
     pub fn is_loopback(&self) -> bool {
         self.address.ip().to_canonical().is_loopback()
@@ -151,7 +159,10 @@ impl Session {
     pub fn deadline_ms(&self) -> Option<u64> {
         match &self.phase {
             Phase::Handshake(handshake) => Some(handshake.deadline_ms),
-            Phase::Running(_) => self.heartbeat.deadline_ms(),
+            Phase::Running(running) => {
+                let due_ms = Some(running.deadline_ms()).filter(|due_ms| *due_ms < NEVER);
+                self.heartbeat.deadline_ms().into_iter().chain(due_ms).min()
+            }
             Phase::Closing { deadline_ms, .. } => Some(*deadline_ms),
             Phase::Closed { out, deadline_ms } => (!out.is_empty()).then_some(*deadline_ms),
         }
@@ -176,6 +187,7 @@ impl Session {
 
     /// The time of [`Session::deadline_ms`] has come.
     pub fn handle_deadline(&mut self, now: Now) {
+        self.set_now(now);
         match &mut self.phase {
             Phase::Handshake(handshake) if now.monotonic_ms >= handshake.deadline_ms => {
                 info!(peer = %self.peer.address, "closed: no connection.open within the handshake timeout");
@@ -187,14 +199,19 @@ impl Session {
                 self.cut_off();
             }
             Phase::Running(running) => {
-                let is_reading = running.wants_input();
-                let out = running.output();
-                if self.heartbeat.is_peer_dead(now, is_reading) {
+                if self.heartbeat.is_peer_dead(now, running.wants_input()) {
                     info!(peer = %self.peer.address, "closed: missed heartbeats from client");
                     self.cut_off();
-                } else if self.heartbeat.is_due(now) && out.is_empty() {
+                    return;
+                }
+                let has_timed_out = running.handle_deadline(now);
+                let out = running.output();
+                if self.heartbeat.is_due(now) && out.is_empty() {
                     out.heartbeat();
                     self.heartbeat.sent(now);
+                }
+                if has_timed_out {
+                    self.finish_batch(now);
                 }
             }
             _ => {}
@@ -202,13 +219,26 @@ impl Session {
     }
 
     /// The transport is gone, or the client must be cut off: everything it held goes back.
-    pub fn handle_disconnect(&mut self) {
+    pub fn handle_disconnect(&mut self, now: Now) {
+        self.set_now(now);
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
         self.cut_off();
         self.broker.close_outbox(self.outbox.connection);
     }
 
+    /// The time goes on: what the connection gives back, it gives back now.
+    fn set_now(&mut self, now: Now) {
+        if let Phase::Running(running) = &mut self.phase {
+            running.set_now(now);
+        }
+    }
+
     /// Closes the connection from the broker's side, as RabbitMQ does when it stops or an operator asks.
     pub fn close_forced(&mut self, reason: &str, now: Now) {
+        self.set_now(now);
         match self.phase {
             Phase::Running(_) => {
                 let text = format!("broker forced connection closure with reason '{reason}'");
@@ -396,9 +426,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // What panicked may have left a lock that panics too, and a second panic would end the process.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.handle_disconnect()));
+            let _ = catch_unwind(AssertUnwindSafe(|| self.give_back()));
         } else {
-            self.handle_disconnect();
+            self.give_back();
         }
     }
 }

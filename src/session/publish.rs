@@ -5,21 +5,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    batch::Origin,
-    channel::{Channel, Mode, content},
+    channel::{Channel, Mode, content, without_bcc},
     routes::CachedRoute,
     shared::Shared,
 };
 use crate::{
     amqp::{ContentHeader, Properties, Publish, ReplyCode, Value, table::find_raw},
     broker::{
+        NEVER,
+        batch::Origin,
+        dead_letter::ttl_ms,
+        dedup::Claim,
+        exchange::{Exchange, Routing},
         message::{Message, PublishedBody},
         outbox::{Delivery, Item},
         permission::Access,
-        queue::Slot,
+        queue::{QueueHandle, Slot},
         refusal::Refusal,
         route::Route,
-        vhost::{Exchange, REPLY_TO},
+        vhost::REPLY_TO,
     },
 };
 
@@ -237,19 +241,25 @@ impl Channel {
         }
         check_user_id(&properties, shared)?;
         check_expiration(&properties)?;
+        let ttl_ms = ttl_ms(&properties);
         let copies = copies(&properties)?;
         let persistent = is_persistent(&properties)?;
-        let without_bcc;
-        let mut raw = properties.raw;
-        if copies.has_bcc {
-            without_bcc = properties.without_header("BCC");
-            raw = &without_bcc;
-        }
-        let priority = properties.priority.unwrap_or(0);
+        let (raw, priority) = (properties.raw, properties.priority);
         let names = (publish.exchange.as_str(), publish.routing_key.as_str());
-        let message = Message::new(names, raw, body.published(), persistent, priority, &mut shared.scratch);
-        let mut publication =
-            Publication { message, route, copies: copies.keys, mandatory: publish.mandatory, number: None };
+        let mut message =
+            Message::new(names, raw, body.published(), persistent, priority, &mut shared.scratch);
+        if copies.has_bcc {
+            // Consumers don't see it, but a dead letter is routed by it again.
+            message = message.with_bcc();
+        }
+        let mut publication = Publication {
+            message,
+            ttl_ms,
+            route,
+            copies: copies.keys,
+            mandatory: publish.mandatory,
+            number: None,
+        };
         match &mut self.mode {
             Mode::Transaction(transaction) => transaction.publish(publication)?,
             Mode::Confirm(confirms) => {
@@ -276,6 +286,8 @@ impl Channel {
 #[derive(Debug)]
 pub(super) struct Publication {
     message: Message,
+    /// How long it may wait in a queue, in milliseconds; [`NEVER`] if it does not say.
+    ttl_ms: u64,
     route: Arc<CachedRoute>,
     /// Further routing keys, from the CC and BCC headers.
     copies: Vec<String>,
@@ -292,31 +304,64 @@ impl Publication {
 
     /// Puts the message into the batch for its queues, or returns it if it is mandatory and there are none. Gives back
     /// the route.
+    #[inline]
     pub(super) fn send(self, channel: u16, shared: &mut Shared) -> Arc<CachedRoute> {
+        let has_queues = self.route.queues.as_ref().is_some_and(|queues| !queues.is_empty());
+        if !has_queues || !self.copies.is_empty() || shared.is_tracing {
+            return self.find_and_send(channel, shared);
+        }
+        let Self { message, ttl_ms, route, number, .. } = self;
+        let origin = number.map(|number| Origin { channel, number });
+        let queues = route.queues.as_deref().unwrap_or_default();
+        if shared.publishes.push(message, ttl_ms, origin, queues, route.any_durable, None) {
+            shared.apply();
+        }
+        route
+    }
+
+    /// The same where the route by itself does not say everything.
+    #[inline(never)]
+    fn find_and_send(self, channel: u16, shared: &mut Shared) -> Arc<CachedRoute> {
         let is_known = self.route.queues.is_some() && self.copies.is_empty();
-        let found = if is_known { Route::default() } else { self.find(shared) };
+        let mut found = if is_known { Route::default() } else { self.find(shared) };
+        shared.effects.has_duplicates |= found.is_duplicate;
         let has_queue =
             !found.queues.is_empty() || self.route.queues.as_ref().is_some_and(|queues| !queues.is_empty());
         if !has_queue && self.route.exchange.is_default() {
             self.send_reply(shared);
         }
-        let Self { message, route, mandatory, number, .. } = self;
+        let Self { message, ttl_ms, route, mandatory, number, .. } = self;
         let (queues, any_durable) = match &route.queues {
             Some(queues) if is_known => (&queues[..], route.any_durable),
             _ => (&found.queues[..], found.queues.iter().any(|queue| queue.properties.durable)),
         };
+        if shared.is_tracing {
+            let named = |queue: &Arc<QueueHandle>| (*queue.name).into();
+            // RabbitMQ: the default exchange tells the keys, whether there are queues of that name or not.
+            let routed = (!route.exchange.is_default()).then(|| queues.iter().map(named).collect());
+            shared.trace_publish(channel, &message, routed);
+        }
+        // What no queue gets may come again: its keys are given back.
+        let claims = std::mem::take(&mut found.claims);
+        let claims = if found.is_empty() { None } else { shared.publishes.claim(claims) };
+        let origin = number.map(|number| Origin { channel, number });
+        let mut is_full = false;
+        for (queue, delay_ms) in &found.delayed {
+            let is_durable = queue.properties.durable;
+            let queue = std::slice::from_ref(queue);
+            is_full |= shared.publishes.push(message.clone(), *delay_ms, origin, queue, is_durable, claims);
+        }
         if !queues.is_empty() {
-            if shared.publishes.push(
-                message,
-                number.map(|number| Origin { channel, number }),
-                queues,
-                any_durable,
-            ) {
-                shared.apply();
-            }
-        } else if mandatory {
+            is_full |= shared.publishes.push(message, ttl_ms, origin, queues, any_durable, claims);
+        } else if mandatory && found.delayed.is_empty() && !found.is_duplicate {
             let frame_max = shared.frame_max;
-            shared.out.return_(channel, ReplyCode::NoRoute, "NO_ROUTE", &content(&message), frame_max);
+            let without_bcc = without_bcc(&message);
+            let mut content = content(&message);
+            content.properties = without_bcc.as_deref().unwrap_or(content.properties);
+            shared.out.return_(channel, ReplyCode::NoRoute, "NO_ROUTE", &content, frame_max);
+        }
+        if is_full {
+            shared.apply();
         }
         route
     }
@@ -331,15 +376,12 @@ impl Publication {
     }
 
     fn find(&self, shared: &Shared) -> Route {
-        let mut keys = vec![self.routing_key()];
+        let mut keys = vec![self.message.routing_key_str()];
         keys.extend(self.copies.iter().map(String::as_str));
-        let properties = Properties::parse(self.message.properties());
-        let headers = properties.ok().and_then(|properties| properties.headers);
-        Route::find(&shared.host, &self.route.exchange, &keys, headers)
-    }
-
-    fn routing_key(&self) -> &str {
-        std::str::from_utf8(self.message.routing_key()).expect("invariant: it came as a str")
+        // They were parsed when the message arrived.
+        let properties = Properties::parse(self.message.properties()).unwrap_or_default();
+        let routing = Routing { keys: &keys, properties, now_ms: shared.now.unix_ms };
+        Route::find(&shared.host, &self.route.exchange, &routing, Some(&self.message))
     }
 
     /// A message for a reply consumer goes straight to it. As in RabbitMQ 3.10, no queue took it, so a mandatory one
@@ -348,12 +390,13 @@ impl Publication {
         if !self.message.routing_key().starts_with(REPLY_TO.as_bytes()) {
             return;
         }
-        let key = self.routing_key();
+        let key = self.message.routing_key_str();
         let consumer = shared.broker.reply_consumers.get(key).map(|consumer| consumer.clone());
         let Some(consumer) = consumer else { return };
         // Replies are delivered at most once: one that a slow reader has no room for is dropped.
         if consumer.outbox.has_room(0) {
             consumer.outbox.push(Item::Delivery(Delivery {
+                deadline_ms: NEVER,
                 consumer: consumer.consumer,
                 redelivered: false,
                 stored: false,
@@ -364,6 +407,24 @@ impl Publication {
             }));
             shared.effects.wakes.add(&consumer.outbox);
         }
+    }
+}
+
+/// Puts a message that an exchange has kept into the batch for its queues. Nobody asks to hear of it.
+pub(super) fn send_kept(
+    message: Message,
+    queues: &[Arc<QueueHandle>],
+    claims: Vec<Claim>,
+    shared: &mut Shared,
+) {
+    let any_durable = queues.iter().any(|queue| queue.properties.durable);
+    let ttl_ms = Properties::parse(message.properties()).map_or(NEVER, |properties| ttl_ms(&properties));
+    if queues.is_empty() {
+        return;
+    }
+    let claims = shared.publishes.claim(claims);
+    if shared.publishes.push(message, ttl_ms, None, queues, any_durable, claims) {
+        shared.apply();
     }
 }
 
@@ -385,9 +446,9 @@ fn find_route(publish: &PendingPublish, shared: &mut Shared) -> Result<Arc<Cache
         return Err(Refusal::access_refused(text));
     }
     check_topic(&exchange, key, shared)?;
-    let route = Route::find(&host, &exchange, &[key], None);
+    let route = Route::find(&host, &exchange, &Routing::by_keys(&[key]), None);
     let any_durable = route.queues.iter().any(|queue| queue.properties.durable);
-    let queues = (!route.depends_on_headers).then(|| route.queues.into_boxed_slice());
+    let queues = (!route.depends_on_message).then(|| route.queues.into_boxed_slice());
     let route = Arc::new(CachedRoute { exchange, queues, any_durable });
     shared.routes.insert(name, key, &route);
     Ok(route)
@@ -455,13 +516,14 @@ fn check_expiration(properties: &Properties<'_>) -> Result<(), Refusal> {
 
 /// Further routing keys of a message.
 #[derive(Default)]
-struct Copies {
-    keys: Vec<String>,
+pub(super) struct Copies {
+    pub(super) keys: Vec<String>,
     has_bcc: bool,
 }
 
 /// The CC and BCC headers (RabbitMQ: sender-selected distribution).
-fn copies(properties: &Properties<'_>) -> Result<Copies, Refusal> {
+#[inline]
+pub(super) fn copies(properties: &Properties<'_>) -> Result<Copies, Refusal> {
     let Some(headers) = properties.headers else { return Ok(Copies::default()) };
     let mut copies = Copies::default();
     for name in ["CC", "BCC"] {

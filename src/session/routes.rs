@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::broker::{queue::QueueHandle, vhost::Exchange};
+use crate::broker::{exchange::Exchange, queue::QueueHandle};
 
 /// A route that holds for every message with that exchange and routing key, and that the user may take.
 #[derive(Debug)]
 pub(super) struct CachedRoute {
     pub(super) exchange: Arc<Exchange>,
-    /// `None` if the headers have a say.
+    /// `None` if the message has a say, and not only its routing key.
     pub(super) queues: Option<Box<[Arc<QueueHandle>]>>,
     /// Whether one of the queues survives a restart.
     pub(super) any_durable: bool,

@@ -5,10 +5,10 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    batch::Origin,
     channel::{Channel, Mode, UnackedDelivery},
     handshake::{Opened, RefusedMethod},
     shared::{Held, HeldReply, Shared},
+    timeout::{Holder, TimedOut},
 };
 use crate::{
     amqp::{
@@ -16,10 +16,11 @@ use crate::{
         frame::{Frame, Frames, described},
     },
     broker::{
-        Broker, Now,
+        Broker, NEVER, Now,
+        batch::Origin,
         journal::Lsn,
-        outbox::{Item, Outbox},
-        queue::{QueueHandle, Slot},
+        outbox::{ConsumerId, Item, Outbox},
+        queue::{QueueHandle, Return, Slot},
         refusal::Refusal,
         vhost::DeleteIf,
     },
@@ -87,6 +88,13 @@ impl Channels {
         }
     }
 
+    fn iter_open(&mut self) -> impl Iterator<Item = &mut Channel> {
+        self.channels.iter_mut().filter_map(|(_, state)| match state {
+            State::Open(channel) => Some(&mut **channel),
+            State::Closing => None,
+        })
+    }
+
     fn insert(&mut self, number: u16, state: State) {
         match self.position(number) {
             Ok(position) => self.channels[position].1 = state,
@@ -103,6 +111,8 @@ impl Channels {
 
 /// Octets of output above which the outbox is left to fill: its bound is what holds the queues back.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
+/// How soon timeouts are looked at again that had to wait for a reply, in milliseconds.
+const HELD_RECHECK_MS: u64 = 50;
 
 impl Running {
     pub(super) fn new(
@@ -153,7 +163,7 @@ impl Running {
         chunk: &Bytes,
         now: Now,
     ) -> Result<Step, RefusedMethod> {
-        self.shared.now = now;
+        self.shared.set_now(now);
         for frame in frames {
             if self.handle_frame(&frame, chunk)? == Step::Close {
                 return Ok(Step::Close);
@@ -266,6 +276,8 @@ impl Running {
         let permit = broker.counts.open_channel(&self.shared.user, &broker.identity.cluster_name)?;
         self.channels.insert(number, State::Open(Box::new(Channel::new(number, permit))));
         self.shared.out.method(number, &ServerMethod::ChannelOpenOk);
+        let (host, id, ends) = (Arc::clone(&self.shared.host), self.shared.connection(), self.shared.ends);
+        self.shared.tell(|events, user| events.channel_created(user, &host.name, id, ends, number));
         Ok(())
     }
 
@@ -320,6 +332,12 @@ impl Running {
         if refusal.code.scope() == Scope::Connection {
             return Err((refusal, method));
         }
+        self.close_refused(number, &refusal, method);
+        Ok(())
+    }
+
+    /// Closes a channel from the broker's side.
+    fn close_refused(&mut self, number: u16, refusal: &Refusal, method: (u16, u16)) {
         let (class_id, method_id) = refusal.method.unwrap_or(method);
         let reply_text = refusal.reply_text();
         tracing::info!(user = %self.shared.user.name, channel = number, "channel closed: {reply_text}");
@@ -330,7 +348,88 @@ impl Running {
         self.shared
             .out
             .method(number, &ServerMethod::ChannelClose { reply_code, reply_text, class_id, method_id });
-        Ok(())
+    }
+
+    /// When to call [`Running::handle_deadline`]; [`NEVER`] if there is nothing to wait for.
+    pub(super) fn deadline_ms(&self) -> u64 {
+        self.shared.due_ms
+    }
+
+    /// Sees to deliveries that were not acknowledged in time; whether anything was to be done.
+    pub(super) fn handle_deadline(&mut self, now: Now) -> bool {
+        let now_ms = now.monotonic_ms;
+        if now_ms < self.shared.due_ms {
+            return false;
+        }
+        self.shared.set_now(now);
+        if self.is_held() {
+            // One thing after another: the channel may be the one that the reply is for.
+            self.shared.due_ms = now_ms + HELD_RECHECK_MS;
+            return false;
+        }
+        while let Some((number, timed_out)) = self.next_timed_out(now_ms) {
+            self.time_out(number, timed_out);
+        }
+        let timeouts = self.channels.iter_open().filter_map(|channel| channel.timeouts.as_ref());
+        self.shared.due_ms = timeouts.map(|timeouts| timeouts.deadline_ms()).min().unwrap_or(NEVER);
+        true
+    }
+
+    fn next_timed_out(&mut self, now_ms: u64) -> Option<(u16, TimedOut)> {
+        self.channels.iter_open().find_map(|channel| {
+            let timed_out = channel.timeouts.as_mut()?.look(&channel.unacked, now_ms)?;
+            Some((channel.number, timed_out))
+        })
+    }
+
+    /// A delivery was not acknowledged in time: its channel is closed (RabbitMQ up to 4.2), or its consumer cancelled
+    /// (4.3), if the client can be told.
+    fn time_out(&mut self, number: u16, timed_out: TimedOut) {
+        let TimedOut { holder, timeout_ms } = timed_out;
+        let cancels = self.shared.broker.consumer_timeout.cancels;
+        if cancels && self.shared.capabilities.consumer_cancel_notify && holder.is_consumer() {
+            self.cancel_timed_out(number, holder);
+            return;
+        }
+        let text = format!(
+            "delivery acknowledgement on channel {number} timed out. Timeout value used: {timeout_ms} ms. This \
+             timeout value can be configured, see consumers doc guide to learn more"
+        );
+        self.close_refused(number, &Refusal::precondition_failed(text), (0, 0));
+    }
+
+    /// Cancels a consumer, if the client has not done so itself, and puts back what it has.
+    fn cancel_timed_out(&mut self, number: u16, holder: Holder) {
+        self.shared.flush();
+        let Some(channel) = self.channels.open(number) else { return };
+        let shared = &mut self.shared;
+        let is_holder =
+            |id: &&ConsumerId| shared.consumers.get(**id).is_some_and(|consumer| consumer.holder == holder);
+        let consumer = channel.consumers.values().find(is_holder).copied();
+        let mut deliveries = channel.unacked.take_from(holder);
+        if let Some(id) = consumer {
+            channel.remove_consumer(id, shared);
+            shared.outbox.take(&mut self.items, usize::MAX);
+            let (own, others): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut self.items).into_iter().partition(|item| consumer_of(item) == id);
+            self.items = others;
+            deliveries.extend(own.into_iter().filter_map(|item| give_back(item, shared)));
+        }
+        channel.requeue(deliveries, Return::Released, shared);
+        self.deliver_items();
+        if let Some(id) = consumer {
+            self.tell_cancelled(number, id);
+        }
+    }
+
+    /// Forgets a consumer that the broker has ended, and tells the client if it can.
+    fn tell_cancelled(&mut self, number: u16, id: ConsumerId) {
+        let Some(channel) = self.channels.open(number) else { return };
+        let Some(consumer) = channel.forget_consumer(id, &mut self.shared) else { return };
+        if self.shared.capabilities.consumer_cancel_notify {
+            let consumer_tag = consumer.tag.as_ref().to_owned();
+            self.shared.out.method(number, &ServerMethod::BasicCancel { consumer_tag, nowait: true });
+        }
     }
 
     /// Gives back everything that a channel holds. What was on its way to its consumers goes back to the queues; what
@@ -354,17 +453,24 @@ impl Running {
         for item in own {
             unacked.extend(give_back(item, shared));
         }
-        channel.requeue(unacked, shared);
+        channel.requeue(unacked, Return::Failed, shared);
         for id in consumers {
             channel.forget_consumer(id, shared);
         }
         shared.confirming.remove(&number);
+        let id = shared.connection();
+        shared.tell(|events, user| events.channel_closed(user, id, number));
         self.items = others;
+    }
+
+    /// The time goes on.
+    pub(super) fn set_now(&mut self, now: Now) {
+        self.shared.set_now(now);
     }
 
     /// Something may have arrived, become durable, or changed its alarm.
     pub(super) fn handle_wake(&mut self, now: Now) {
-        self.shared.now = now;
+        self.shared.set_now(now);
         self.get_held();
         self.release_held();
         self.drain_outbox(OUTPUT_BYTES_MAX);
@@ -397,17 +503,11 @@ impl Running {
         let count = items.len();
         for item in items.drain(..) {
             let Some(consumer) = self.shared.consumers.get(consumer_of(&item)) else { continue };
-            let Some(channel) = self.channels.open(consumer.channel) else { continue };
+            let number = consumer.channel;
+            let Some(channel) = self.channels.open(number) else { continue };
             match item {
                 Item::Delivery(delivery) => channel.deliver(delivery, &mut self.shared),
-                Item::Cancelled(id) => {
-                    let Some(consumer) = channel.forget_consumer(id, &mut self.shared) else { continue };
-                    if self.shared.capabilities.consumer_cancel_notify {
-                        let consumer_tag = consumer.tag.as_ref().to_owned();
-                        let cancel = ServerMethod::BasicCancel { consumer_tag, nowait: true };
-                        self.shared.out.method(consumer.channel, &cancel);
-                    }
-                }
+                Item::Cancelled(id) => self.tell_cancelled(number, id),
             }
         }
         if items.capacity() > ITEMS_KEPT.max(4 * count) {
@@ -468,6 +568,10 @@ impl Running {
         if !self.shared.confirming.is_empty() {
             // RabbitMQ: what a publish delivers on its own connection comes before its confirm.
             self.drain_outbox(OUTPUT_BYTES_MAX);
+        }
+        if self.shared.is_tracing {
+            // What was delivered just now.
+            self.shared.flush();
         }
         self.resume_stalled();
         self.conclude_batch();
@@ -569,6 +673,9 @@ impl Running {
         for queue in queues.into_values() {
             delete(&queue, &mut self.shared);
         }
+        let properties = std::mem::take(&mut self.shared.client_properties);
+        let (id, ends) = (self.shared.connection(), self.shared.ends);
+        self.shared.tell(|events, _| events.connection_closed(id, ends, &properties));
         self.finish_batch();
         std::mem::take(&mut self.shared.out)
     }
@@ -579,10 +686,11 @@ const ITEMS_KEPT: usize = 256;
 
 fn delete(queue: &Arc<QueueHandle>, shared: &mut Shared) {
     // Without conditions nothing can be refused.
-    let _ = shared.host.delete_queue(queue, DeleteIf::default(), &mut shared.effects);
+    let host = &shared.host;
+    let _ = shared.effects.by_nobody(|effects| host.delete_queue(queue, DeleteIf::default(), effects));
 }
 
-fn consumer_of(item: &Item) -> crate::broker::outbox::ConsumerId {
+fn consumer_of(item: &Item) -> ConsumerId {
     match item {
         Item::Delivery(delivery) => delivery.consumer,
         Item::Cancelled(consumer) => *consumer,
@@ -597,7 +705,7 @@ fn give_back(item: Item, shared: &mut Shared) -> Option<UnackedDelivery> {
     if delivery.slot != Slot::NONE {
         let (slot, sequence) = (delivery.slot, delivery.sequence);
         let tag = UnackedDelivery::UNSENT;
-        return Some(UnackedDelivery { tag, queue, slot, sequence, is_consumed: true });
+        return Some(UnackedDelivery { tag, queue, slot, sequence, holder: Holder::CONSUMER });
     }
     let mut locked = queue.lock();
     locked.give_back(delivery);

@@ -6,23 +6,26 @@ use std::{
 };
 
 use super::{
-    batch::{PublishBatch, SettleBatch},
     handshake::{Capabilities, Opened},
     publish::PendingPublish,
     routes::RouteCache,
+    timeout::Holder,
 };
 use crate::{
-    amqp::{Encoder, ServerMethod},
+    amqp::{Encoder, ServerMethod, Table},
     broker::{
-        Broker, Now,
+        Broker, NEVER, Now,
+        batch::{PublishBatch, SettleBatch},
+        effects::Effects,
+        event::{ConnectionFields, ConsumerFields, Ends, Event, Events},
         journal::Lsn,
         limit::ConnectionPermit,
         outbox::{ConnectionId, ConsumerId, Outbox},
         permission::Access,
-        queue::{ConsumerKey, QueueHandle, QueueId},
+        queue::{ConsumerKey, QueueHandle, QueueId, Return},
         refusal::{Refusal, Resource},
         user::User,
-        vhost::{Effects, VirtualHost},
+        vhost::VirtualHost,
     },
 };
 
@@ -33,6 +36,11 @@ pub(super) struct Shared {
     pub(super) host: Arc<VirtualHost>,
     pub(super) user: Arc<User>,
     pub(super) capabilities: Capabilities,
+    pub(super) ends: Ends,
+    /// What the client has said of itself, if events were to tell of it then.
+    pub(super) client_properties: Table,
+    /// Whether what is published and delivered is traced, as of this batch.
+    pub(super) is_tracing: bool,
     pub(super) outbox: Arc<Outbox>,
     pub(super) out: Encoder,
     pub(super) now: Now,
@@ -64,12 +72,30 @@ pub(super) struct Shared {
     pub(super) has_published: bool,
     /// Whether it has published during an alarm: only such a connection is blocked (RabbitMQ).
     pub(super) is_blockable: bool,
+    /// When to look for deliveries that were not acknowledged in time, on the monotonic clock; [`NEVER`] if there are
+    /// none that have to be.
+    pub(super) due_ms: u64,
     /// Where messages are put together.
     pub(super) scratch: Vec<u8>,
     /// The buffers of the publish before this one.
     pub(super) spare_publish: Option<Box<PendingPublish>>,
     permissions: PermissionCache,
     _permit: ConnectionPermit,
+}
+
+fn connection_fields(opened: &Opened, id: ConnectionId, now: Now) -> ConnectionFields<'_> {
+    ConnectionFields {
+        id,
+        ends: opened.ends,
+        user: &opened.user.name,
+        virtual_host: &opened.virtual_host.name,
+        mechanism: opened.mechanism,
+        client_properties: &opened.client_properties,
+        channel_max: opened.channel_max,
+        frame_max: opened.frame_max,
+        heartbeat_secs: opened.heartbeat_secs,
+        connected_ms: now.unix_ms,
+    }
 }
 
 /// See [`Shared::held`].
@@ -104,6 +130,10 @@ pub(super) struct ConsumerState {
     pub(super) tag: Arc<str>,
     /// Where it consumes from; `None` for the pseudo-queue of direct reply-to.
     pub(super) queue: Option<Arc<QueueHandle>>,
+    /// Who it is to the timeouts of its channel.
+    pub(super) holder: Holder,
+    /// Whether it was told already that it is no more.
+    pub(super) is_told: bool,
 }
 
 /// The consumers of a connection. Places are given again; the generation tells who has one.
@@ -127,6 +157,11 @@ impl Consumers {
     pub(super) fn get(&self, id: ConsumerId) -> Option<&ConsumerState> {
         let (generation, consumer) = self.places.get(id.place as usize)?;
         consumer.as_ref().filter(|_| *generation == id.generation)
+    }
+
+    fn get_mut(&mut self, id: ConsumerId) -> Option<&mut ConsumerState> {
+        let (generation, consumer) = self.places.get_mut(id.place as usize)?;
+        consumer.as_mut().filter(|_| *generation == id.generation)
     }
 
     pub(super) fn remove(&mut self, id: ConsumerId) -> Option<ConsumerState> {
@@ -158,11 +193,18 @@ impl Shared {
         out: Encoder,
         now: Now,
     ) -> Self {
+        let mut effects = Effects { now, user: Some(Arc::clone(&opened.user.name)), ..Effects::default() };
+        broker.events.tell(&mut effects, |events, _| {
+            events.connection_created(&connection_fields(&opened, outbox.connection, now))
+        });
         Self {
             broker,
+            is_tracing: opened.virtual_host.is_tracing(),
             host: opened.virtual_host,
             user: opened.user,
             capabilities: opened.capabilities,
+            ends: opened.ends,
+            client_properties: opened.client_properties,
             outbox,
             out,
             now,
@@ -172,7 +214,7 @@ impl Shared {
             publishes: PublishBatch::default(),
             settlements: SettleBatch::default(),
             routes: RouteCache::default(),
-            effects: Effects::default(),
+            effects,
             batch_lsn: Lsn(0),
             method_lsn: Lsn(0),
             held: None,
@@ -182,11 +224,19 @@ impl Shared {
             exclusive_queues_max: EXCLUSIVE_QUEUES_MIN,
             has_published: false,
             is_blockable: false,
+            due_ms: NEVER,
             scratch: Vec::new(),
             spare_publish: None,
             permissions: PermissionCache::default(),
             _permit: opened.permit,
         }
+    }
+
+    /// The time goes on.
+    pub(super) fn set_now(&mut self, now: Now) {
+        self.now = now;
+        self.effects.now = now;
+        self.is_tracing = self.host.is_tracing();
     }
 
     pub(super) fn connection(&self) -> ConnectionId {
@@ -197,11 +247,49 @@ impl Shared {
         ConsumerKey { connection: self.connection(), id }
     }
 
+    /// Adds an event, if anybody wants it.
+    pub(super) fn tell(&mut self, event: impl FnOnce(&Events, &str) -> Event) {
+        self.broker.events.tell(&mut self.effects, event);
+    }
+
+    /// Tells that a consumer is no more, once.
+    pub(super) fn tell_deleted(&mut self, id: ConsumerId) {
+        let connection = self.connection();
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let is_told = std::mem::replace(&mut consumer.is_told, true);
+        let Some(queue) = consumer.queue.as_ref().filter(|_| !is_told) else { return };
+        let (tag, channel) = (&*consumer.tag, consumer.channel);
+        let fields = ConsumerFields { tag, queue, connection, channel };
+        let events = &self.broker.events;
+        events.tell(&mut self.effects, |events, user| events.consumer_deleted(user, fields));
+    }
+
+    /// How long a delivery of that queue may stay unacknowledged where its consumer does not say, in milliseconds; `None`
+    /// for as long as it takes.
+    pub(super) fn timeout_ms_of(&self, queue: &QueueHandle) -> Option<u64> {
+        let of_queue = queue.arguments().consumer_timeout_ms;
+        Some(of_queue.unwrap_or(self.broker.consumer_timeout.default_ms)).filter(|timeout_ms| *timeout_ms > 0)
+    }
+
+    /// How a delivery comes back that a client puts back without rejecting it.
+    pub(super) fn released(&self) -> Return {
+        if self.broker.counts_returns { Return::Failed } else { Return::Released }
+    }
+
     /// Puts the batch's publishes into their queues and its settlements into effect. Their facts gather for
     /// [`Shared::flush`], so that those of a commit stay together.
     pub(super) fn apply(&mut self) {
         self.publishes.flush(&mut self.effects);
         self.settlements.flush(&mut self.effects);
+        if self.effects.has_events {
+            self.broker.publish_events(&mut self.effects);
+        }
+        if !self.effects.letters.is_empty() {
+            self.broker.forward(&mut self.effects);
+        }
+        if !self.effects.timers.is_empty() {
+            self.broker.timers.add(&mut self.effects.timers);
+        }
     }
 
     /// Ends a batch: applies what is left of it and appends its facts to the journal.
@@ -209,17 +297,32 @@ impl Shared {
         self.apply();
         let effects = &mut self.effects;
         self.method_lsn = self.method_lsn.max(std::mem::take(&mut effects.recorded));
+        let has_duplicates = std::mem::take(&mut effects.has_duplicates);
         let facts = effects.facts.len();
-        if facts == 0 {
-            return;
+        if facts > 0 {
+            // Settlements are logged, and no confirm waits for them.
+            let settlements = effects.facts.iter().rev().take_while(|fact| !fact.is_awaited()).count();
+            let last = self.broker.journal.append(&mut effects.facts);
+            self.method_lsn = last;
+            if settlements < facts {
+                self.batch_lsn = Lsn(last.0 - settlements as u64);
+            }
         }
-        // Settlements are logged, and no confirm waits for them.
-        let settlements = effects.facts.iter().rev().take_while(|fact| !fact.is_awaited()).count();
-        let last = self.broker.journal.append(&mut effects.facts);
-        self.method_lsn = last;
-        if settlements < facts {
-            self.batch_lsn = Lsn(last.0 - settlements as u64);
+        if has_duplicates {
+            self.await_originals();
         }
+    }
+
+    /// The publisher of a duplicate is told that it is safe: then so must be what it repeats, and its facts are in the
+    /// journal by now, whoever has published it.
+    ///
+    /// But for two moments: what another connection has published just now may be in its queue and not in the journal yet,
+    /// or have its key and not be in its queue, which may even reject it. If the broker fails within that moment, or the
+    /// queue does reject it, the other publisher gets no confirm, and has to send it again; this one has got its own.
+    fn await_originals(&mut self) {
+        let last = self.broker.journal.last();
+        self.batch_lsn = self.batch_lsn.max(last);
+        self.method_lsn = self.method_lsn.max(last);
     }
 
     /// Another method begins: the batch before it takes effect, and is not what its reply waits for.

@@ -1,7 +1,7 @@
 //! A transaction (AMQP 0-9-1 class tx): publishes and settlements that take effect at `tx.commit`.
 
 use super::{channel::UnackedDelivery, publish::Publication};
-use crate::broker::refusal::Refusal;
+use crate::broker::{queue::Return, refusal::Refusal};
 
 /// Octets of messages that a transaction may hold.
 ///
@@ -14,8 +14,9 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 pub(super) struct Transaction {
     publications: Vec<Publication>,
     message_bytes: usize,
-    settled: Vec<UnackedDelivery>,
-    requeued: Vec<UnackedDelivery>,
+    acked: Vec<UnackedDelivery>,
+    rejected: Vec<UnackedDelivery>,
+    requeued: Vec<(Return, Vec<UnackedDelivery>)>,
 }
 
 impl Transaction {
@@ -33,25 +34,44 @@ impl Transaction {
         Ok(())
     }
 
-    /// Adds settlements, for good or back to their queues.
-    pub(super) fn settle(&mut self, deliveries: Vec<UnackedDelivery>, requeue: bool) {
-        if requeue {
-            self.requeued.extend(deliveries);
-        } else {
-            self.settled.extend(deliveries);
+    /// Adds deliveries that are acked.
+    pub(super) fn ack(&mut self, deliveries: Vec<UnackedDelivery>) {
+        self.acked.extend(deliveries);
+    }
+
+    /// Adds deliveries that are rejected for good.
+    pub(super) fn reject(&mut self, deliveries: Vec<UnackedDelivery>) {
+        self.rejected.extend(deliveries);
+    }
+
+    /// Adds deliveries that go back to their queues.
+    pub(super) fn requeue(&mut self, deliveries: Vec<UnackedDelivery>, how: Return) {
+        match self.requeued.last_mut() {
+            Some((last, requeued)) if *last == how => requeued.extend(deliveries),
+            _ => self.requeued.push((how, deliveries)),
         }
     }
 
-    /// Takes everything to put it into effect: publishes, settlements, requeues.
-    pub(super) fn commit(&mut self) -> (Vec<Publication>, Vec<UnackedDelivery>, Vec<UnackedDelivery>) {
-        let Self { publications, settled, requeued, .. } = std::mem::take(self);
-        (publications, settled, requeued)
+    /// Takes everything to put it into effect.
+    pub(super) fn commit(&mut self) -> Commit {
+        let Self { publications, acked, rejected, requeued, .. } = std::mem::take(self);
+        Commit { publications, acked, rejected, requeued }
     }
 
     /// Forgets the publishes and gives the settlements back: those deliveries are unacked again.
     pub(super) fn roll_back(&mut self) -> Vec<UnackedDelivery> {
-        let Self { mut settled, requeued, .. } = std::mem::take(self);
-        settled.extend(requeued);
-        settled
+        let Self { mut acked, rejected, requeued, .. } = std::mem::take(self);
+        acked.extend(rejected);
+        acked.extend(requeued.into_iter().flat_map(|(_, deliveries)| deliveries));
+        acked
     }
+}
+
+/// What a transaction does, in the order in which it takes effect.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) publications: Vec<Publication>,
+    pub(super) acked: Vec<UnackedDelivery>,
+    pub(super) rejected: Vec<UnackedDelivery>,
+    pub(super) requeued: Vec<(Return, Vec<UnackedDelivery>)>,
 }

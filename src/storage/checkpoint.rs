@@ -5,27 +5,32 @@
 //!
 //! ```text
 //! 0 magic u64 | 8 version u32 | 12 crc u32 | 16 replay_from u64 | 24 chain index u64 | 32 chain crc u32
-//! 36 segments u32 | 40 queues u64 | segments | queues
+//! 36 segments u32 | 40 queues u64 | segments | queues | caches
 //!
 //! segment  id u64 | salt u64 | capacity u64 | total u64 | bytes u64
 //! queue    id u64 | next_sequence u64 | delivered_up_to u64 | body_bytes i64 | purged_before u64
-//!          | delivery counts: u32, (sequence u64, count u32) *  | settled early: u32, u64 * | unpurged: u32, u64 *
-//!          | runs: u32, (segment u64, base u64, len u32, live) *
+//!          | delivery counts: u32, (sequence u64, count u32) * | settled early: u32, u64 * | unpurged: u32, u64 *
+//!          | held: u32, (sequence u64, until_ms u64, death u8) *
+//!          | runs: u32, (segment u64, base u64, traits u8, len u32, live) *
+//! caches   u32, (cache u64 | keys: u32, (key u128, until_ms u64) *) *
 //! ```
 //!
 //! `crc` is the CRC-32 of everything but itself. `live` is a bitmap in the portable format of Roaring. Only messages that
-//! survive a restart are in it.
-
-use std::collections::HashSet;
+//! survive a restart are in it. `traits` is the sum of 1 if any message of the run has, or had, a deadline, and 2 if any
+//! says a priority. Keys are in the order in which they were seen. Version 1 has no `traits` (its messages have no deadlines,
+//! and may say priorities), no `held` and no caches.
 
 use roaring::RoaringBitmap;
 
 use super::{
     FORMAT_VERSION, StorageError,
     batch::Chain,
+    defined::Defined,
     disk::Disk,
-    index::{Index, Queue, Run},
+    index::{Hold, Index, Queue, Rare, Run, Traits},
+    is_readable,
     record::{Input, u32_at, u64_at},
+    seen::{Seen, SeenKey},
     segment::{SegmentHeader, io_error},
 };
 use crate::broker::queue::QueueId;
@@ -33,6 +38,8 @@ use crate::broker::queue::QueueId;
 const MAGIC: u64 = u64::from_le_bytes(*b"LEVERETC");
 const HEADER_LEN: usize = 48;
 const NEW: &str = "checkpoint.new";
+const DATED: u8 = 1;
+const PRIORITIZED: u8 = 2;
 
 /// A checkpoint that was read.
 #[derive(Debug)]
@@ -54,8 +61,8 @@ pub(super) fn replay_from(name: &str) -> Option<u64> {
 }
 
 /// A checkpoint as octets. Only `defined` queues are in it: the identities of others may be given again.
-pub(super) fn encode(index: &Index, defined: &HashSet<QueueId>, chain: Chain, replay_from: u64) -> Vec<u8> {
-    let queues: Vec<_> = index.queues.iter().filter(|(id, _)| defined.contains(id)).collect();
+pub(super) fn encode(index: &Index, defined: &Defined, chain: Chain, replay_from: u64) -> Vec<u8> {
+    let queues: Vec<_> = index.queues.iter().filter(|(id, _)| defined.has_queue(**id)).collect();
     let mut octets = vec![0; HEADER_LEN];
     octets[..8].copy_from_slice(&MAGIC.to_le_bytes());
     octets[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -75,6 +82,7 @@ pub(super) fn encode(index: &Index, defined: &HashSet<QueueId>, chain: Chain, re
         put(&mut octets, id.0);
         encode_queue(queue, &mut octets);
     }
+    encode_seen(&index.seen, &mut octets);
     let crc = checksum(&octets);
     octets[12..16].copy_from_slice(&crc.to_le_bytes());
     octets
@@ -85,22 +93,42 @@ fn encode_queue(queue: &Queue, octets: &mut Vec<u8>) {
     put(octets, queue.delivered_up_to);
     put(octets, queue.body_bytes as u64);
     put(octets, queue.purged_before);
-    put_len(octets, queue.delivery_counts.len());
-    for (sequence, count) in &queue.delivery_counts {
+    let Rare { delivery_counts, settled_early, unpurged, held } = queue.rare();
+    put_len(octets, delivery_counts.len());
+    for (sequence, count) in delivery_counts {
         put(octets, *sequence);
         octets.extend_from_slice(&count.to_le_bytes());
     }
-    for late in [&queue.settled_early, &queue.unpurged] {
+    for late in [settled_early, unpurged] {
         put_len(octets, late.len());
         late.iter().for_each(|sequence| put(octets, *sequence));
+    }
+    put_len(octets, held.len());
+    for (sequence, Hold { until_ms, death }) in held {
+        put(octets, *sequence);
+        put(octets, *until_ms);
+        octets.push(*death);
     }
     let runs = || queue.runs.iter().filter(|run| run.survives);
     put_len(octets, runs().count());
     for run in runs() {
         put(octets, run.segment);
         put(octets, run.base);
+        octets.push(u8::from(run.traits.dated) * DATED + u8::from(run.traits.prioritized) * PRIORITIZED);
         put_len(octets, run.live.serialized_size());
         run.live.serialize_into(&mut *octets).expect("invariant: memory takes it");
+    }
+}
+
+fn encode_seen(seen: &Seen, octets: &mut Vec<u8>) {
+    put_len(octets, seen.caches().len());
+    for (cache, keys) in seen.caches() {
+        put(octets, cache.0);
+        put_len(octets, keys.len());
+        for (key, until_ms) in keys {
+            octets.extend_from_slice(&key.to_le_bytes());
+            put(octets, until_ms);
+        }
     }
 }
 
@@ -124,11 +152,12 @@ fn checksum(octets: &[u8]) -> u32 {
 pub(super) fn decode(octets: &[u8]) -> Option<Checkpoint> {
     if octets.len() < HEADER_LEN
         || u64_at(octets, 0) != MAGIC
-        || u32_at(octets, 8) != FORMAT_VERSION
+        || !is_readable(u32_at(octets, 8))
         || u32_at(octets, 12) != checksum(octets)
     {
         return None;
     }
+    let version = u32_at(octets, 8);
     let chain = Chain { index: u64_at(octets, 24), crc: u32_at(octets, 32) };
     let mut index = Index::default();
     let mut input = Input(&octets[HEADER_LEN..]);
@@ -140,38 +169,57 @@ pub(super) fn decode(octets: &[u8]) -> Option<Checkpoint> {
     }
     for _ in 0..u64_at(octets, 40) {
         let id = QueueId(input.u64()?);
-        let queue = decode_queue(&mut input)?;
+        let queue = decode_queue(&mut input, version)?;
         for run in &queue.runs {
             index.segments.get_mut(&run.segment)?.live += run.live.len();
         }
         index.queues.insert(id, queue);
     }
+    if version > 1 {
+        decode_seen(&mut input, &mut index.seen)?;
+    }
     input.0.is_empty().then_some(Checkpoint { index, chain, replay_from: u64_at(octets, 16) })
 }
 
-fn decode_queue(input: &mut Input<'_>) -> Option<Queue> {
-    let mut queue = Queue {
-        next_sequence: input.u64()?,
-        delivered_up_to: input.u64()?,
-        body_bytes: input.u64()? as i64,
-        purged_before: input.u64()?,
-        ..Queue::default()
-    };
+fn decode_queue(input: &mut Input<'_>, version: u32) -> Option<Queue> {
+    let mut queue = Queue::default();
+    queue.next_sequence = input.u64()?;
+    queue.delivered_up_to = input.u64()?;
+    queue.body_bytes = input.u64()? as i64;
+    queue.purged_before = input.u64()?;
     for _ in 0..input.u32()? {
-        queue.delivery_counts.insert(input.u64()?, input.u32()?);
+        queue.rare_mut().delivery_counts.insert(input.u64()?, input.u32()?);
     }
     for _ in 0..input.u32()? {
-        queue.settled_early.insert(input.u64()?);
+        queue.rare_mut().settled_early.insert(input.u64()?);
     }
     for _ in 0..input.u32()? {
-        queue.unpurged.insert(input.u64()?);
+        queue.rare_mut().unpurged.insert(input.u64()?);
+    }
+    for _ in 0..if version == 1 { 0 } else { input.u32()? } {
+        let (sequence, until_ms, death) = (input.u64()?, input.u64()?, input.u8()?);
+        queue.rare_mut().held.insert(sequence, Hold { until_ms, death });
     }
     for _ in 0..input.u32()? {
-        let (segment, base, len) = (input.u64()?, input.u64()?, input.u32()?);
+        let (segment, base) = (input.u64()?, input.u64()?);
+        let traits = if version == 1 { PRIORITIZED } else { input.u8()? };
+        let traits = Traits { dated: traits & DATED != 0, prioritized: traits & PRIORITIZED != 0 };
+        let len = input.u32()?;
         let live = RoaringBitmap::deserialize_from(input.take(len as usize)?).ok()?;
-        queue.runs.push(Run::restored(segment, base, live));
+        queue.runs.push(Run::restored(segment, base, traits, live));
     }
     Some(queue)
+}
+
+fn decode_seen(input: &mut Input<'_>, seen: &mut Seen) -> Option<()> {
+    for _ in 0..input.u32()? {
+        let cache = QueueId(input.u64()?);
+        for _ in 0..input.u32()? {
+            let (key, until_ms) = (input.u128()?, input.u64()?);
+            seen.insert(cache, SeenKey { key, until_ms, keep: u32::MAX });
+        }
+    }
+    Some(())
 }
 
 /// Writes a checkpoint durably.

@@ -10,11 +10,11 @@ use tracing::warn;
 
 use super::{
     StorageError,
+    disk::DiskFile,
     index::Segment,
     log::Log,
-    positions::scan,
-    reader::read_record,
-    record::Record,
+    positions::{Position, scan},
+    record::{RawRecord, Record},
     segment::{SegmentHeader, segment_name},
 };
 use crate::broker::journal::Target;
@@ -24,6 +24,8 @@ const DEAD_FACTOR: u64 = 4;
 /// Octets of messages that are moved as one batch.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Octets of a segment that are read at once.
+const WINDOW_BYTES: u64 = 1 << 20;
 /// Segments that are emptied in one go: each is read as a whole.
 const SEGMENTS_AT_A_TIME: usize = 2;
 
@@ -78,7 +80,8 @@ fn read_live(log: &Log, header: &SegmentHeader) -> io::Result<Vec<Live>> {
         for (queue, positions) in positions {
             for position in positions {
                 let Some(survives) = index.survives_in(queue, position.sequence, header.id) else { continue };
-                let target = Target { queue, sequence: position.sequence, survives };
+                let Position { sequence, deadline_ms, .. } = position;
+                let target = Target { queue, sequence, survives, deadline_ms };
                 let (_, targets) =
                     records.entry(position.offset).or_insert_with(|| (position.len, Vec::new()));
                 targets.push(target);
@@ -86,13 +89,47 @@ fn read_live(log: &Log, header: &SegmentHeader) -> io::Result<Vec<Live>> {
         }
     }
     let mut live = Vec::with_capacity(records.len());
+    let mut window = Window { start: 0, octets: Vec::new() };
     for (offset, (len, targets)) in records {
-        let octets = read_record(&*file, offset, len)?;
-        if let Some(Record::Publish { message, .. }) = octets.record() {
+        let octets = window.record(&*file, header, offset, len)?;
+        let record = RawRecord::read(octets).ok().and_then(|(raw, _)| Record::decode(&raw));
+        if let Some(Record::Publish { message, .. }) = record {
             live.push((message.to_vec(), targets));
         }
     }
     Ok(live)
+}
+
+/// A part of a segment: the log stands still while it is cleaned, so many records are read at once.
+struct Window {
+    start: u64,
+    octets: Vec<u8>,
+}
+
+impl Window {
+    /// The octets of a record. Records are asked for in the order in which they lie.
+    fn record(
+        &mut self,
+        file: &dyn DiskFile,
+        header: &SegmentHeader,
+        offset: u64,
+        len: u32,
+    ) -> io::Result<&[u8]> {
+        let end = offset + u64::from(len);
+        if offset < self.start || end > self.start + self.octets.len() as u64 {
+            let window_end = end.max((offset + WINDOW_BYTES).min(header.capacity));
+            self.read(file, offset, window_end).or_else(|_| self.read(file, offset, end))?;
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.octets[at..at + len as usize])
+    }
+
+    fn read(&mut self, file: &dyn DiskFile, start: u64, end: u64) -> io::Result<()> {
+        self.start = start;
+        self.octets.clear();
+        self.octets.resize((end - start) as usize, 0);
+        file.read_exact_at(&mut self.octets, start).inspect_err(|_| self.octets.clear())
+    }
 }
 
 /// Writes messages to the end of the log.

@@ -23,8 +23,12 @@
 //! 13  bound                     virtual host:string source:string to exchange:flag destination:string key:string
 //!                               arguments:table
 //! 14  unbound                   as bound
+//! 15  policy put                virtual host:string operator:flag name:string pattern:string apply to:u8 priority:i64
+//!                               definition:table
+//! 16  policy deleted            virtual host:string operator:flag name:string
 //! ```
 //!
+//! A policy applies to all things (0), queues (1), exchanges (2), classic queues (3), quorum queues (4) or streams (5).
 //! An algorithm is 1 for SHA-256 or 2 for SHA-512, and the hash RabbitMQ's text, the base64 of salt and digest.
 //! Permissions are the patterns as they were given. A table is as on the wire, with its length big endian in front, and
 //! names in it beyond 255 octets are cut.
@@ -44,6 +48,7 @@ use crate::{
         definition::{Binding, Definition},
         exchange::ExchangeKind,
         permission::{Permission, TopicPermission},
+        policy::{ApplyTo, Policy, PolicyKind},
         queue::QueueId,
         user::{HashingAlgorithm, PasswordHash, User},
     },
@@ -96,6 +101,8 @@ pub(super) fn encode(definition: &Definition, out: &mut Vec<u8>) {
         }
         D::ExchangeDeleted { virtual_host, name } => put_strings([virtual_host, name], out),
         D::Bound(binding) | D::Unbound(binding) => put_binding(binding, out),
+        D::PolicyPut { virtual_host, policy } => put_policy(virtual_host, policy, out),
+        D::PolicyDeleted { virtual_host, kind, name } => put_policy_name(virtual_host, *kind, name, out),
     }
 }
 
@@ -146,6 +153,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Definition, DecodeRecordError> {
         12 => D::ExchangeDeleted { virtual_host: input.name()?, name: input.name()? },
         13 => D::Bound(input.binding()?),
         14 => D::Unbound(input.binding()?),
+        15 => D::PolicyPut { virtual_host: input.name()?, policy: Arc::new(input.policy()?) },
+        16 => {
+            D::PolicyDeleted { virtual_host: input.name()?, kind: input.policy_kind()?, name: input.name()? }
+        }
         kind => return Err(error(format_args!("kind {kind} is unknown"))),
     };
     if input.0.is_empty() {
@@ -171,6 +182,8 @@ fn kind(definition: &Definition) -> u8 {
         Definition::ExchangeDeleted { .. } => 12,
         Definition::Bound(_) => 13,
         Definition::Unbound(_) => 14,
+        Definition::PolicyPut { .. } => 15,
+        Definition::PolicyDeleted { .. } => 16,
     }
 }
 
@@ -212,6 +225,31 @@ fn put_binding(binding: &Binding, out: &mut Vec<u8>) {
     out.put_u8(binding.to_exchange.into());
     put_strings([&binding.destination, &binding.binding_key], out);
     binding.arguments.encode(out);
+}
+
+/// By the number of each.
+const APPLY_TO: [ApplyTo; 6] = [
+    ApplyTo::All,
+    ApplyTo::Queues,
+    ApplyTo::Exchanges,
+    ApplyTo::ClassicQueues,
+    ApplyTo::QuorumQueues,
+    ApplyTo::Streams,
+];
+
+fn put_policy(virtual_host: &str, policy: &Policy, out: &mut Vec<u8>) {
+    put_policy_name(virtual_host, policy.kind, &policy.name, out);
+    put_string(policy.pattern(), out);
+    let number = (0..).zip(APPLY_TO).find(|(_, apply_to)| *apply_to == policy.apply_to);
+    out.put_u8(number.map_or(0, |(number, _)| number));
+    out.put_i64_le(policy.priority);
+    policy.definition.encode(out);
+}
+
+fn put_policy_name(virtual_host: &str, kind: PolicyKind, name: &str, out: &mut Vec<u8>) {
+    put_string(virtual_host, out);
+    out.put_u8((kind == PolicyKind::Operator).into());
+    put_string(name, out);
 }
 
 #[cold]
@@ -307,6 +345,19 @@ impl<'a> Input<'a> {
         let permission = TopicPermission::new(&user, &virtual_host, self.string()?, self.string()?);
         let permission = permission.map_err(error)?;
         Ok(Definition::TopicPermissionPut { user, virtual_host, exchange, permission })
+    }
+
+    fn policy_kind(&mut self) -> Result<PolicyKind, DecodeRecordError> {
+        Ok(if self.flag()? { PolicyKind::Operator } else { PolicyKind::User })
+    }
+
+    fn policy(&mut self) -> Result<Policy, DecodeRecordError> {
+        let (kind, name, pattern) = (self.policy_kind()?, self.string()?, self.string()?);
+        let number = self.u8()?;
+        let apply_to = APPLY_TO.get(usize::from(number)).copied();
+        let apply_to = apply_to.ok_or_else(|| error(format_args!("a policy can't apply to {number}")))?;
+        let priority = self.array().map(i64::from_le_bytes)?;
+        Policy::recorded(kind, name, pattern, apply_to, priority, self.table()?).map_err(error)
     }
 
     fn exchange_kind(&mut self) -> Result<&'static str, DecodeRecordError> {

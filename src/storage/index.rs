@@ -14,9 +14,10 @@ use roaring::RoaringBitmap;
 use super::{
     positions::{ByQueue, Position},
     record::{Record, Run as Sequences},
+    seen::Seen,
     segment::SegmentHeader,
 };
-use crate::broker::{journal::Target, message::Message, pager::Load, queue::QueueId};
+use crate::broker::{NEVER, journal::Target, message::Message, pager::Load, queue::QueueId};
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -25,6 +26,10 @@ pub(super) struct Index {
     pub(super) queues: HashMap<QueueId, Queue>,
     /// The queues with positions in the segment being written.
     open: HashSet<QueueId>,
+    /// The deadlines of messages in the segment being written that have any, by sequence number.
+    deadlines: HashMap<QueueId, Vec<(u64, u64)>>,
+    /// The keys by which duplicates are known.
+    pub(super) seen: Seen,
     /// How many full segments have lost their last live message since the last checkpoint.
     pub(super) emptied: u64,
 }
@@ -53,14 +58,61 @@ pub(super) struct Queue {
     pub(super) delivered_up_to: u64,
     /// Octets of the bodies of its live messages that survive. A settlement may come before its publish.
     pub(super) body_bytes: i64,
+    /// What entered before that sequence number was purged, even if it is written later, but for [`Rare::unpurged`].
+    pub(super) purged_before: u64,
+    /// What few queues have. It is there only while there is anything in it: most queues are empty, and many.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few queues have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
     /// How often live messages came back, of those that did.
     pub(super) delivery_counts: BTreeMap<u64, u32>,
     /// Settled before their publishes were written.
     pub(super) settled_early: BTreeSet<u64>,
-    /// What entered before that sequence number was purged, even if it is written later...
-    pub(super) purged_before: u64,
-    /// ...but for these, which were unsettled and whose publishes were not written yet.
+    /// Not purged, though they are below [`Queue::purged_before`]: unsettled, and their publishes were not written yet.
     pub(super) unpurged: BTreeSet<u64>,
+    /// Messages that are not ready, or whose publishes were not written yet.
+    pub(super) held: BTreeMap<u64, Hold>,
+}
+
+/// Until when a message is not ready, and why it is dead; 0 if it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) until_ms: u64,
+    pub(super) death: u8,
+}
+
+/// What most queues have.
+static NOTHING_RARE: Rare = Rare {
+    delivery_counts: BTreeMap::new(),
+    settled_early: BTreeSet::new(),
+    unpurged: BTreeSet::new(),
+    held: BTreeMap::new(),
+};
+
+impl Rare {
+    /// Whether there is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.delivery_counts.is_empty()
+            && self.settled_early.is_empty()
+            && self.unpurged.is_empty()
+            && self.held.is_empty()
+    }
+
+    /// Forgets what is known of live messages that are these.
+    fn forget(&mut self, sequences: Sequences) {
+        remove_range(&mut self.delivery_counts, sequences);
+        remove_range(&mut self.held, sequences);
+    }
+}
+
+fn remove_range<V>(map: &mut BTreeMap<u64, V>, sequences: Sequences) {
+    while let Some((first, _)) = map.range(sequences.first..=sequences.last).next() {
+        let first = *first;
+        map.remove(&first);
+    }
 }
 
 /// Messages of one queue in one segment.
@@ -69,12 +121,29 @@ pub(super) struct Run {
     pub(super) segment: u64,
     /// Whether they are there after a restart.
     pub(super) survives: bool,
+    pub(super) traits: Traits,
     /// What the bits count from.
     pub(super) base: u64,
     /// The live ones.
     pub(super) live: RoaringBitmap,
     /// Where they lie, by sequence number, while the segment is being written.
     positions: Vec<Packed>,
+}
+
+/// What is true of some message that a run has, or had: where it is not, recovery need not look at each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traits {
+    /// It leaves its queue by itself.
+    pub(super) dated: bool,
+    /// It says a priority.
+    pub(super) prioritized: bool,
+}
+
+impl std::ops::BitOrAssign for Traits {
+    fn bitor_assign(&mut self, other: Self) {
+        self.dated |= other.dated;
+        self.prioritized |= other.prioritized;
+    }
 }
 
 /// A position, packed: of these there is one for each message in the segment being written.
@@ -84,7 +153,7 @@ struct Packed {
     /// In units of 8 octets.
     offset: u32,
     len: u32,
-    priority: u8,
+    priority: Option<u8>,
 }
 
 /// Where a record was written.
@@ -110,8 +179,8 @@ const LATE_MAX: u64 = 1 << 16;
 
 impl Run {
     /// Messages in a full segment that survived a restart.
-    pub(super) fn restored(segment: u64, base: u64, live: RoaringBitmap) -> Self {
-        Self { segment, survives: true, base, live, positions: Vec::new() }
+    pub(super) fn restored(segment: u64, base: u64, traits: Traits, live: RoaringBitmap) -> Self {
+        Self { segment, survives: true, traits, base, live, positions: Vec::new() }
     }
 
     /// The run that a message belongs to is one whose bits reach it.
@@ -119,7 +188,7 @@ impl Run {
         u32::try_from(sequence.checked_sub(self.base)?).ok()
     }
 
-    fn contains(&self, sequence: u64) -> bool {
+    pub(super) fn contains(&self, sequence: u64) -> bool {
         self.delta(sequence).is_some_and(|delta| self.live.contains(delta))
     }
 
@@ -142,22 +211,26 @@ impl Run {
         deltas.map(move |delta| base + u64::from(delta))
     }
 
-    fn position(&self, sequence: u64) -> Option<Position> {
+    fn position(&self, sequence: u64, deadlines: &[(u64, u64)]) -> Option<Position> {
         let delta = self.delta(sequence)?;
         let at = self.positions.binary_search_by_key(&delta, |packed| packed.delta).ok()?;
-        Some(self.unpack(self.positions[at]))
+        Some(self.unpack(self.positions[at], deadlines))
     }
 
-    fn unpack(&self, packed: Packed) -> Position {
+    /// A position as it is in a file; `deadlines` are those of its queue.
+    fn unpack(&self, packed: Packed, deadlines: &[(u64, u64)]) -> Position {
+        let sequence = self.base + u64::from(packed.delta);
+        let deadline = deadlines.binary_search_by_key(&sequence, |(sequence, _)| *sequence);
         Position {
-            sequence: self.base + u64::from(packed.delta),
+            sequence,
             offset: u64::from(packed.offset) * 8,
             len: packed.len,
             priority: packed.priority,
+            deadline_ms: deadline.map_or(NEVER, |at| deadlines[at].1),
         }
     }
 
-    fn insert(&mut self, delta: u32, place: Place, priority: u8) {
+    fn insert(&mut self, delta: u32, place: Place, priority: Option<u8>) {
         self.live.insert(delta);
         let offset = u32::try_from(place.offset / 8).expect("invariant: segments are below 32 GiB");
         let packed = Packed { delta, offset, len: place.len, priority };
@@ -176,15 +249,43 @@ impl Queue {
         self.next_sequence = self.next_sequence.max(sequence + 1);
     }
 
-    fn forget_counts(&mut self, sequences: Sequences) {
-        if self.delivery_counts.is_empty() {
-            return;
+    /// What few queues have, empty for the others.
+    pub(super) fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NOTHING_RARE)
+    }
+
+    /// What few queues have, to be added to.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Takes something out of what few queues have, if there is anything.
+    fn take_rare<T: Default>(&mut self, take: impl FnOnce(&mut Rare) -> T) -> T {
+        let Some(rare) = &mut self.rare else { return T::default() };
+        let taken = take(rare);
+        if rare.is_empty() {
+            self.rare = None;
         }
-        let counted = self.delivery_counts.range(sequences.first..=sequences.last);
-        let counted: Vec<u64> = counted.map(|(sequence, _)| *sequence).collect();
-        for sequence in counted {
-            self.delivery_counts.remove(&sequence);
-        }
+        taken
+    }
+
+    /// Those that the load names, from `first` on, and that are live.
+    fn pick_only<'a>(
+        &'a self,
+        load: &'a Load,
+        first: u64,
+        deadlines: &'a [(u64, u64)],
+    ) -> impl Iterator<Item = Pick> {
+        let start = load.only.partition_point(|sequence| *sequence < first);
+        let named = load.only[start..].iter().copied().take_while(|sequence| *sequence <= load.last);
+        let mut near: Option<&Run> = None;
+        named.filter_map(move |sequence| {
+            let has = |run: &&Run| run.contains(sequence);
+            // What is named together mostly lies together.
+            let run = near.filter(has).or_else(|| self.runs.iter().find(has))?;
+            near = Some(run);
+            Some(Pick { sequence, segment: run.segment, position: run.position(sequence, deadlines) })
+        })
     }
 
     /// How many live messages it has.
@@ -194,16 +295,34 @@ impl Queue {
 
     /// Whether a publish that is written now was purged before.
     fn is_purged(&mut self, sequence: u64) -> bool {
-        sequence < self.purged_before && !self.unpurged.remove(&sequence)
+        sequence < self.purged_before && !self.take_rare(|rare| rare.unpurged.remove(&sequence))
+    }
+
+    /// Whether a message is live, or will be once its publish is written.
+    fn expects(&self, sequence: u64) -> bool {
+        let Rare { settled_early, unpurged, .. } = self.rare();
+        let is_live = || self.runs.iter().any(|run| run.contains(sequence));
+        let is_purged = || sequence < self.purged_before && !unpurged.contains(&sequence) && !is_live();
+        !settled_early.contains(&sequence) && !is_purged()
+    }
+
+    /// Messages that are held and live, in order.
+    pub(super) fn held(&self) -> impl Iterator<Item = (u64, Hold)> {
+        let is_live = |sequence: &u64| self.runs.iter().any(|run| run.contains(*sequence));
+        let held = self.rare().held.iter().filter(move |(sequence, _)| is_live(sequence));
+        held.map(|(sequence, hold)| (*sequence, *hold))
     }
 
     /// Forgets what can't come late any more: after a restart nothing does.
     pub(super) fn forget_late(&mut self) {
-        let runs = &self.runs;
-        self.delivery_counts.retain(|sequence, _| runs.iter().any(|run| run.contains(*sequence)));
-        self.settled_early.clear();
-        self.unpurged.clear();
         self.purged_before = 0;
+        let Some(mut rare) = self.rare.take() else { return };
+        let is_live = |sequence: &u64| self.runs.iter().any(|run| run.contains(*sequence));
+        rare.delivery_counts.retain(|sequence, _| is_live(sequence));
+        rare.held.retain(|sequence, _| is_live(sequence));
+        rare.settled_early.clear();
+        rare.unpurged.clear();
+        self.rare = Some(rare).filter(|rare| !rare.is_empty());
     }
 }
 
@@ -218,8 +337,8 @@ impl Index {
     pub(super) fn replay(&mut self, record: &Record<'_>, place: Place) {
         match record {
             Record::Publish { targets, moved, message } => {
-                let (body_bytes, priority) =
-                    Message::body_len_in(message).zip(Message::priority_in(message)).unwrap_or_default();
+                let body_bytes = Message::body_len_in(message).unwrap_or(0);
+                let priority = Message::priority_in(message);
                 for target in targets.iter().filter(|target| target.survives) {
                     if *moved {
                         self.moved(*target, place, priority);
@@ -230,19 +349,21 @@ impl Index {
             }
             Record::Settle { queue, body_bytes, sequences } => self.settle(*queue, sequences, *body_bytes),
             Record::Return { queue, sequences } => self.count_return(*queue, sequences),
+            Record::Hold { queue, hold, sequences } => self.hold(*queue, sequences, *hold),
             Record::Delivered { queue, up_to } => self.delivered(*queue, *up_to),
             Record::Purge { queue, before, unsettled_body_bytes, unsettled } => {
                 self.purge(*queue, *before, unsettled, *unsettled_body_bytes);
             }
+            Record::Seen { cache, seen } => self.seen.insert(*cache, *seen),
             Record::Definition(_) | Record::NextId(_) => {}
         }
     }
 
     /// A message entered a queue and lies there.
-    pub(super) fn publish(&mut self, target: Target, place: Place, priority: u8, body_bytes: u64) {
+    pub(super) fn publish(&mut self, target: Target, place: Place, priority: Option<u8>, body_bytes: u64) {
         let queue = self.queues.entry(target.queue).or_default();
         queue.name(target.sequence);
-        let was_settled = queue.settled_early.remove(&target.sequence);
+        let was_settled = queue.take_rare(|rare| rare.settled_early.remove(&target.sequence));
         if !was_settled && queue.is_purged(target.sequence) {
             return;
         }
@@ -255,14 +376,14 @@ impl Index {
     }
 
     /// A live message lies there now.
-    pub(super) fn moved(&mut self, target: Target, place: Place, priority: u8) {
+    pub(super) fn moved(&mut self, target: Target, place: Place, priority: Option<u8>) {
         self.queues.entry(target.queue).or_default().name(target.sequence);
         let single = Sequences { first: target.sequence, last: target.sequence };
         self.remove(target.queue, single);
         self.insert(target, place, priority);
     }
 
-    fn insert(&mut self, target: Target, place: Place, priority: u8) {
+    fn insert(&mut self, target: Target, place: Place, priority: Option<u8>) {
         let queue = self.queues.entry(target.queue).or_default();
         let fits = |run: &Run| {
             (run.segment, run.survives) == (place.segment, target.survives)
@@ -272,6 +393,7 @@ impl Index {
             queue.runs.push(Run {
                 segment: place.segment,
                 survives: target.survives,
+                traits: Traits::default(),
                 base: target.sequence.saturating_sub(LATE_MAX),
                 live: RoaringBitmap::new(),
                 positions: Vec::new(),
@@ -281,13 +403,32 @@ impl Index {
         let run = &mut queue.runs[at];
         let delta = run.delta(target.sequence).expect("invariant: the run reaches it");
         run.insert(delta, place, priority);
+        run.traits |= Traits { dated: target.deadline_ms != NEVER, prioritized: priority.is_some() };
         if run.positions.len() == 1 {
             self.open.insert(target.queue);
+        }
+        if target.deadline_ms != NEVER {
+            self.insert_deadline(target);
         }
         if let Some(segment) = self.segments.get_mut(&place.segment) {
             segment.total += 1;
             segment.bytes += u64::from(place.len);
             segment.live += 1;
+        }
+    }
+
+    fn insert_deadline(&mut self, target: Target) {
+        let deadlines = self.deadlines.entry(target.queue).or_default();
+        let at = match deadlines.last() {
+            Some((last, _)) if *last >= target.sequence => {
+                deadlines.partition_point(|(sequence, _)| *sequence < target.sequence)
+            }
+            _ => deadlines.len(),
+        };
+        let entry = (target.sequence, target.deadline_ms);
+        match deadlines.get_mut(at) {
+            Some(same) if same.0 == target.sequence => *same = entry,
+            _ => deadlines.insert(at, entry),
         }
     }
 
@@ -298,7 +439,7 @@ impl Index {
         for run in sequences {
             let state = self.queues.entry(queue).or_default();
             state.name(run.last);
-            state.forget_counts(*run);
+            state.take_rare(|rare| rare.forget(*run));
             if self.live_in(queue, *run) == run.len() {
                 self.remove(queue, *run);
                 continue;
@@ -307,10 +448,10 @@ impl Index {
                 if self.remove(queue, Sequences { first: sequence, last: sequence }) == 0
                     && let Some(queue) = self.queues.get_mut(&queue)
                 {
-                    queue.unpurged.remove(&sequence);
+                    queue.take_rare(|rare| rare.unpurged.remove(&sequence));
                     // What was purged is not waited for.
                     if sequence >= queue.purged_before {
-                        queue.settled_early.insert(sequence);
+                        queue.rare_mut().settled_early.insert(sequence);
                     }
                 }
             }
@@ -346,9 +487,18 @@ impl Index {
             }
         }
         if emptied {
-            state.runs.retain(|run| !run.live.is_empty());
+            self.drop_empty_runs(queue);
         }
         removed
+    }
+
+    fn drop_empty_runs(&mut self, queue: QueueId) {
+        let Some(state) = self.queues.get_mut(&queue) else { return };
+        state.runs.retain(|run| !run.live.is_empty());
+        // Without positions in the segment being written there are no deadlines of it to be written either.
+        if !self.deadlines.is_empty() && state.runs.iter().all(|run| run.positions.is_empty()) {
+            self.deadlines.remove(&queue);
+        }
     }
 
     /// Messages came back to the queue: one more failed delivery of each.
@@ -356,7 +506,18 @@ impl Index {
         let queue = self.queues.entry(queue).or_default();
         for sequence in sequences.iter().flat_map(|run| run.sequences()) {
             queue.name(sequence);
-            *queue.delivery_counts.entry(sequence).or_default() += 1;
+            *queue.rare_mut().delivery_counts.entry(sequence).or_default() += 1;
+        }
+    }
+
+    /// Messages are not ready until then. It may be said late: what was settled meanwhile is not held.
+    pub(super) fn hold(&mut self, queue: QueueId, sequences: &[Sequences], hold: Hold) {
+        let queue = self.queues.entry(queue).or_default();
+        for sequence in sequences.iter().flat_map(|run| run.sequences()) {
+            queue.name(sequence);
+            if queue.expects(sequence) {
+                queue.rare_mut().held.insert(sequence, hold);
+            }
         }
     }
 
@@ -387,23 +548,28 @@ impl Index {
             take_live(&mut self.segments, run.segment, count, &mut self.emptied);
             run.live = live;
         }
-        state.runs.retain(|run| !run.live.is_empty());
-        let runs = &state.runs;
-        let is_written = |sequence: &u64| runs.iter().any(|run| run.contains(*sequence));
-        state.delivery_counts.retain(|sequence, _| is_written(sequence) || kept.contains(sequence));
-        state.purged_before = state.purged_before.max(before);
-        let settled = &state.settled_early;
-        state.unpurged =
-            kept.into_iter().filter(|kept| !is_written(kept) && !settled.contains(kept)).collect();
+        self.drop_empty_runs(queue);
+        let state = self.queues.entry(queue).or_default();
         state.body_bytes = i64::try_from(unsettled_body_bytes).unwrap_or(i64::MAX);
+        state.purged_before = state.purged_before.max(before);
+        let mut rare = state.rare.take().unwrap_or_default();
+        let is_written = |sequence: &u64| state.runs.iter().any(|run| run.contains(*sequence));
+        let stays = |sequence: &u64| *sequence >= before || kept.contains(sequence);
+        rare.delivery_counts.retain(|sequence, _| stays(sequence));
+        rare.held.retain(|sequence, _| stays(sequence));
+        let is_late = |kept: &&u64| !is_written(kept) && !rare.settled_early.contains(kept);
+        rare.unpurged = kept.iter().filter(is_late).copied().collect();
+        state.rare = Some(rare).filter(|rare| !rare.is_empty());
     }
 
     /// The queue is gone.
     pub(super) fn forget(&mut self, queue: QueueId) {
         // What comes late is gone too; the next checkpoint forgets that.
+        self.seen.forget(queue);
         let gone = Queue { purged_before: u64::MAX, ..Queue::default() };
         let Some(state) = self.queues.insert(queue, gone) else { return };
         self.open.remove(&queue);
+        self.deadlines.remove(&queue);
         for run in state.runs {
             take_live(&mut self.segments, run.segment, run.live.len(), &mut self.emptied);
         }
@@ -439,9 +605,10 @@ impl Index {
         let mut positions = ByQueue::new();
         for id in &self.open {
             let Some(queue) = self.queues.get(id) else { continue };
+            let deadlines = self.deadlines_of(*id);
             let mut of_queue = Vec::new();
             for run in queue.runs.iter().filter(|run| run.segment == segment) {
-                of_queue.extend(run.positions.iter().map(|packed| run.unpack(*packed)));
+                of_queue.extend(run.positions.iter().map(|packed| run.unpack(*packed, deadlines)));
             }
             of_queue.sort_by_key(|position| position.sequence);
             positions.insert(*id, of_queue);
@@ -449,8 +616,14 @@ impl Index {
         positions
     }
 
+    /// Those of its messages in the segment being written.
+    fn deadlines_of(&self, queue: QueueId) -> &[(u64, u64)] {
+        self.deadlines.get(&queue).map_or(&[], Vec::as_slice)
+    }
+
     /// Forgets the positions in a segment that is full: they are in its file.
     pub(super) fn forget_positions(&mut self, segment: u64) {
+        self.deadlines = HashMap::new();
         for id in self.open.drain() {
             let runs = self.queues.get_mut(&id).into_iter().flat_map(|queue| &mut queue.runs);
             for run in runs.filter(|run| run.segment == segment) {
@@ -459,11 +632,15 @@ impl Index {
         }
     }
 
-    /// The live messages in a range of a queue, in order, at most `count_max`.
+    /// The live messages that are asked for, from `first` on, in order, at most `count_max`.
     pub(super) fn pick(&self, load: &Load, first: u64, count_max: usize) -> Vec<Pick> {
         let Some(queue) = self.queues.get(&load.queue) else { return Vec::new() };
         if first > load.last {
             return Vec::new();
+        }
+        let deadlines = self.deadlines_of(load.queue);
+        if !load.only.is_empty() {
+            return queue.pick_only(load, first, deadlines).take(count_max).collect();
         }
         let range = Sequences { first, last: load.last };
         let first_of = |run: &Run| run.sequences(range).next();
@@ -479,7 +656,7 @@ impl Index {
             picks.extend(run.sequences(range).take(count_max).map(|sequence| Pick {
                 sequence,
                 segment: run.segment,
-                position: run.position(sequence),
+                position: run.position(sequence, deadlines),
             }));
             picks.sort_unstable_by_key(|pick| pick.sequence);
             picks.truncate(count_max);
@@ -490,7 +667,7 @@ impl Index {
     /// How often a message came back.
     pub(super) fn delivery_count(&self, queue: QueueId, sequence: u64) -> u32 {
         let queue = self.queues.get(&queue);
-        queue.and_then(|queue| queue.delivery_counts.get(&sequence)).copied().unwrap_or(0)
+        queue.and_then(|queue| queue.rare().delivery_counts.get(&sequence)).copied().unwrap_or(0)
     }
 
     /// Whether a message that is live in that segment survives a restart; `None` if it is not live there.

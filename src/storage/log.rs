@@ -6,6 +6,7 @@
 //! live in. When nobody waits, the log is tidied and cleaned (`storage/cleaner.rs`).
 
 use std::{
+    borrow::Cow,
     collections::{HashSet, VecDeque},
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -17,17 +18,19 @@ use super::{
     Options, StorageError,
     batch::{self, BATCH_HEADER_LEN, Chain},
     checkpoint, cleaner,
+    defined::Defined,
     definition_log::DefinitionLog,
     disk::{Disk, DiskFile},
-    index::{Index, Place},
+    index::{Hold, Index, Place},
     positions,
     record::{self, Records},
+    seen::SeenKey,
     segment::{SEGMENT_HEADER_LEN, SegmentHeader, Spares, io_error, is_full, positions_name, segment_name},
 };
 use crate::broker::{
     definition::Definition,
     journal::{Fact, Target},
-    queue::QueueId,
+    message::Message,
 };
 
 /// What the log thread and readers share.
@@ -87,8 +90,8 @@ impl Shared {
 pub struct Log {
     pub(super) shared: Arc<Shared>,
     pub(super) definitions: DefinitionLog,
-    /// The durable queues that there are.
-    pub(super) defined: HashSet<QueueId>,
+    /// The durable queues and exchanges that there are.
+    defined: Defined,
     pub(super) spares: Spares,
     /// Segments that nothing needs any more, to be let go of when there is time or need.
     pub(super) dead: VecDeque<SegmentHeader>,
@@ -134,7 +137,7 @@ impl Log {
     pub(super) fn start(
         shared: Arc<Shared>,
         definitions: DefinitionLog,
-        defined: HashSet<QueueId>,
+        defined: Defined,
         mut spares: Spares,
         chain: Chain,
         next_segment: u64,
@@ -169,6 +172,7 @@ impl Log {
     /// If they can't be written. Nothing more may be written or called durable then.
     pub fn write(&mut self, facts: &[Fact], now_ms: u64) -> Result<(), StorageError> {
         self.guarded(|log| {
+            let facts = &*log.prepare(facts);
             log.define(facts, now_ms)?;
             let places = log.encode(facts);
             if !log.records.is_empty() {
@@ -279,6 +283,34 @@ impl Log {
         io_error(&*self.shared.disk, action, &segment_name(self.current.header.id), source)
     }
 
+    /// Notes what is defined with these facts, and returns those to be written: without keys of what is gone, or was never
+    /// there to last, and behind the end of an exchange with what empties its cache. A replay does not know when an exchange
+    /// ended, and the next one of that name begins without keys.
+    fn prepare<'a>(&mut self, facts: &'a [Fact]) -> Cow<'a, [Fact]> {
+        let is_as_it_is = |fact: &Fact| match fact {
+            Fact::Seen { cache, .. } => self.defined.has_cache(*cache),
+            fact => !matches!(fact, Fact::Define(_)),
+        };
+        if facts.iter().all(is_as_it_is) {
+            return Cow::Borrowed(facts);
+        }
+        let index = self.shared.index();
+        let (mut all, mut seen) = (Vec::with_capacity(facts.len()), HashSet::new());
+        for fact in facts {
+            let mut emptied = Vec::new();
+            match fact {
+                Fact::Seen { cache, .. } if !self.defined.has_cache(*cache) => continue,
+                Fact::Seen { cache, .. } => drop(seen.insert(*cache)),
+                Fact::Define(definition) => emptied = self.defined.apply(definition),
+                _ => {}
+            }
+            all.push(fact.clone());
+            let filled = emptied.into_iter().filter(|cache| seen.contains(cache) || index.seen.has(*cache));
+            all.extend(filled.map(|cache| Fact::Seen { cache, key: 0, until_ms: 0, keep: 0 }));
+        }
+        Cow::Owned(all)
+    }
+
     /// Definitions go first, and are durable before anything that builds on them.
     fn define(&mut self, facts: &[Fact], now_ms: u64) -> Result<(), StorageError> {
         let definitions: Vec<&Definition> = facts
@@ -354,25 +386,27 @@ impl Log {
                     // A queue may be deleted while a message is on its way.
                     queues
                         .iter()
-                        .filter(|target| !target.survives || self.defined.contains(&target.queue))
+                        .filter(|target| !target.survives || self.defined.has_queue(target.queue))
                         .for_each(|target| index.publish(*target, place, message.priority(), body_bytes));
                 }
                 Fact::Settle { queue, sequences, body_bytes } => {
                     index.settle(*queue, &record::runs(sequences), *body_bytes);
                 }
                 Fact::Return { queue, sequences } => index.count_return(*queue, &record::runs(sequences)),
+                Fact::Hold { queue, sequences, until_ms, death } => {
+                    let hold = Hold { until_ms: *until_ms, death: *death };
+                    index.hold(*queue, &record::runs(sequences), hold);
+                }
                 Fact::Delivered { queue, up_to } => index.delivered(*queue, *up_to),
                 Fact::Purge { queue, before, unsettled, unsettled_body_bytes } => {
                     index.purge(*queue, *before, &record::runs(unsettled), *unsettled_body_bytes);
                 }
                 Fact::Forget { queue } => index.forget(*queue),
-                Fact::Define(Definition::QueueDeclared { id, .. }) => {
-                    self.defined.insert(*id);
+                Fact::Seen { cache, key, until_ms, keep } => {
+                    let seen = SeenKey { key: *key, until_ms: *until_ms, keep: *keep };
+                    index.seen.insert(*cache, seen);
                 }
-                Fact::Define(Definition::QueueDeleted { id }) => {
-                    self.defined.remove(id);
-                    index.forget(*id);
-                }
+                Fact::Define(Definition::QueueDeleted { id }) => index.forget(*id),
                 Fact::Define(_) => {}
             }
         }
@@ -447,7 +481,8 @@ impl Log {
             let mut index = self.shared.index();
             index.emptied = 0;
             let defined = &self.defined;
-            index.queues.retain(|id, queue| defined.contains(id) || !queue.runs.is_empty());
+            index.queues.retain(|id, queue| defined.has_queue(*id) || !queue.runs.is_empty());
+            index.seen.retain(|cache| defined.has_cache(cache));
             let is_dead = |segment: &super::index::Segment| segment.live == 0;
             let dead: Vec<SegmentHeader> = index
                 .segments
@@ -515,7 +550,7 @@ impl Log {
         let mut index = self.shared.index();
         for ((message, targets), (offset, len)) in moved.iter().zip(places) {
             let place = Place { segment, offset: start + offset, len };
-            let priority = crate::broker::message::Message::priority_in(message).unwrap_or(0);
+            let priority = Message::priority_in(message);
             targets.iter().for_each(|target| index.moved(*target, place, priority));
         }
         Ok(())

@@ -3,9 +3,11 @@
 //! Synchronous, and behind the [`disk::Disk`] trait. [`open`] recovers what a directory holds. The log thread then has the
 //! [`Log`]: it writes batches of facts and syncs them. Whoever needs messages that are only on disk has the [`Reader`].
 
+mod backlog;
 mod batch;
 mod checkpoint;
 mod cleaner;
+mod defined;
 mod definition_log;
 mod definitions;
 pub mod disk;
@@ -16,6 +18,7 @@ mod positions;
 mod reader;
 mod record;
 mod recovery;
+mod seen;
 mod segment;
 #[cfg(test)]
 #[path = "../../tests/disk/mod.rs"]
@@ -25,12 +28,24 @@ mod tests;
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use self::{definition_log::DefinitionLog, disk::Disk, log::Shared, recovery::Recovery, segment::Spares};
+use self::{
+    defined::Defined, definition_log::DefinitionLog, disk::Disk, log::Shared, recovery::Recovery,
+    segment::Spares,
+};
 pub use self::{log::Log, reader::Reader};
 use crate::broker::restore::Recovered;
 
-/// The format of everything in a data directory. A directory of another version is refused.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format of everything that is written. A directory of a version before it is read and becomes one of this version;
+/// one of a later version is refused.
+///
+/// 1. is the first one.
+/// 2. has deadlines, priorities that are 0 and said so, messages that are held, and keys of duplicates.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// Whether files of that version can be read.
+fn is_readable(version: u32) -> bool {
+    (1..=FORMAT_VERSION).contains(&version)
+}
 
 /// What can be set.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +69,7 @@ pub enum StorageError {
         /// What the system says.
         source: io::Error,
     },
-    /// The data directory is of another version.
+    /// The data directory is of a later version.
     #[error(
         "{} has format version {found}, this is leveret for format version {FORMAT_VERSION}; use the version of \
          leveret that wrote it", path.display()
@@ -86,18 +101,20 @@ pub struct Opened {
     pub salvaged: Vec<String>,
 }
 
-/// Opens a data directory that nobody else uses, and recovers what it holds. An empty directory becomes a new one.
+/// Opens a data directory that nobody else uses, and recovers what it holds. An empty directory becomes a new one, and one
+/// of an earlier version becomes one of this version, which earlier programs refuse.
 /// Progress of long work goes to the program's log.
 ///
 /// # Errors
-/// If it can't be read or written, is of another version, or is damaged.
+/// If it can't be read or written, is of a later version, or is damaged.
 pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Opened, StorageError> {
     let recovery = recover_checked(&disk, options.salvage)?;
-    node::write_if_missing(&*disk)?;
+    node::write(&*disk)?;
     let queues = recovery.make_durable(&*disk)?;
+    let seen = recovery.seen();
     let Recovery { names, definitions: read, next_id, index, chain, replayed, leftover, damage, .. } =
         recovery;
-    let defined = read.definitions.queues().map(|(id, _)| id).collect();
+    let defined = Defined::new(&read.definitions);
     let (definition_log, definitions) = DefinitionLog::open(Arc::clone(&disk), read)?;
     let spares = Spares::open(Arc::clone(&disk), options.segment_bytes, &names)?;
     let newest = names.iter().filter_map(|name| segment::id_of(name)).max();
@@ -111,7 +128,7 @@ pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Opened, StorageErro
     if !replayed.is_empty() || !damage.is_empty() {
         log.checkpoint(next_segment)?;
     }
-    let recovered = Recovered { definitions, next_id, queues };
+    let recovered = Recovered { definitions, next_id, queues, seen };
     Ok(Opened { log, reader, recovered, salvaged: damage })
 }
 
@@ -139,7 +156,7 @@ pub struct Report {
 /// Checks every record of a data directory, and changes nothing.
 ///
 /// # Errors
-/// If it can't be read, or is of another version.
+/// If it can't be read, or is of a later version.
 pub fn check(disk: Arc<dyn Disk>) -> Result<Report, StorageError> {
     node::check(&*disk)?;
     let recovery = recovery::recover(&disk)?;

@@ -1,10 +1,15 @@
 //! `NODE`: the file that says what a data directory is, for people and for other versions.
+//!
+//! Lines of text, one of which is `format_version = ` and the version of the latest format that anything in the directory
+//! may have. It is durable before anything of that format is written, so an earlier program never takes what it does not
+//! know for damage.
 
 use std::io;
 
 use super::{
     FORMAT_VERSION, StorageError,
     disk::Disk,
+    is_readable,
     segment::{io_error, other_version},
 };
 
@@ -12,7 +17,7 @@ const NAME: &str = "NODE";
 const NEW: &str = "NODE.new";
 const KEY: &str = "format_version = ";
 
-/// Refuses a directory of another version. One without the file is new, or its other files tell.
+/// Refuses a directory of a later version. One without the file is new, or its other files tell.
 ///
 /// # Errors
 /// If it is, or can't be read.
@@ -21,15 +26,18 @@ pub(super) fn check(disk: &dyn Disk) -> Result<(), StorageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         text => text.map_err(|error| io_error(disk, "read", NAME, error))?,
     };
-    let version = text.lines().find_map(|line| line.strip_prefix(KEY)?.trim().parse().ok());
-    match version {
-        Some(FORMAT_VERSION) => Ok(()),
+    match version(&text) {
+        Some(version) if is_readable(version) => Ok(()),
         Some(found) => Err(other_version(disk, NAME, found)),
         None => {
             let error = io::Error::other(format!("it has no line {KEY}{FORMAT_VERSION}"));
             Err(io_error(disk, "understand", NAME, error))
         }
     }
+}
+
+fn version(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| line.strip_prefix(KEY)?.trim().parse().ok())
 }
 
 fn read(disk: &dyn Disk) -> io::Result<String> {
@@ -39,12 +47,12 @@ fn read(disk: &dyn Disk) -> io::Result<String> {
     String::from_utf8(octets).map_err(io::Error::other)
 }
 
-/// Writes the file if it is not there.
+/// Writes the file durably if it is not there, or says an earlier version.
 ///
 /// # Errors
 /// If it can't be written.
-pub(super) fn write_if_missing(disk: &dyn Disk) -> Result<(), StorageError> {
-    if read(disk).is_ok() {
+pub(super) fn write(disk: &dyn Disk) -> Result<(), StorageError> {
+    if read(disk).is_ok_and(|text| version(&text) == Some(FORMAT_VERSION)) {
         return Ok(());
     }
     let text =

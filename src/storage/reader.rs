@@ -10,10 +10,11 @@ use super::{
     index::Pick,
     log::Shared,
     positions::{self, Position},
-    record::{ALIGNMENT, RawRecord, Record},
+    record::{RawRecord, Record},
     segment::{SEGMENT_HEADER_LEN, SegmentHeader, io_error, segment_name},
 };
 use crate::broker::{
+    journal::Target,
     message::Message,
     pager::{Load, Loaded, LoadedMessage},
     queue::QueueId,
@@ -186,11 +187,16 @@ impl Reader {
                 let record = &octets[at..at + position.len as usize];
                 let message = message(record, load.queue, position.sequence);
                 match message {
-                    Some(message) => {
+                    Some((message, deadline_ms)) => {
                         *bytes += message.memory_bytes();
                         let sequence = position.sequence;
                         let delivery_count = self.shared.index().delivery_count(load.queue, sequence);
-                        loaded.messages.push(LoadedMessage { sequence, delivery_count, message });
+                        loaded.messages.push(LoadedMessage {
+                            sequence,
+                            delivery_count,
+                            deadline_ms,
+                            message,
+                        });
                     }
                     None => {
                         loaded.damaged += 1;
@@ -238,32 +244,11 @@ fn together(places: &[(Position, u64)]) -> usize {
     count
 }
 
-/// The message in these octets, if they are a sound record of it.
-fn message(octets: &[u8], queue: QueueId, sequence: u64) -> Option<Message> {
+/// The message in these octets and when it leaves the queue, if they are a sound record of it.
+fn message(octets: &[u8], queue: QueueId, sequence: u64) -> Option<(Message, u64)> {
     let (raw, _) = RawRecord::read(octets).ok()?;
     let Some(Record::Publish { targets, message, .. }) = Record::decode(&raw) else { return None };
-    let is_it = targets.iter().any(|target| (target.queue, target.sequence) == (queue, sequence));
-    if is_it { Message::from_octets(message) } else { None }
-}
-
-/// The octets of a record.
-#[derive(Debug)]
-pub(super) struct RecordOctets(Vec<u8>);
-
-impl RecordOctets {
-    /// The record, if it is sound.
-    pub(super) fn record(&self) -> Option<Record<'_>> {
-        Record::decode(&RawRecord::read(&self.0).ok()?.0)
-    }
-}
-
-/// Reads the octets of a record.
-///
-/// # Errors
-/// If the system can't read.
-pub(super) fn read_record(file: &dyn DiskFile, offset: u64, len: u32) -> io::Result<RecordOctets> {
-    debug_assert!(offset.is_multiple_of(ALIGNMENT as u64));
-    let mut octets = vec![0; len as usize];
-    file.read_exact_at(&mut octets, offset)?;
-    Ok(RecordOctets(octets))
+    let is_it = |target: &&Target| (target.queue, target.sequence) == (queue, sequence);
+    let deadline_ms = targets.iter().find(is_it)?.deadline_ms;
+    Some((Message::from_octets(message)?, deadline_ms))
 }

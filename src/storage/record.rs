@@ -11,23 +11,29 @@
 //! Payloads:
 //!
 //! ```text
-//! 1 publish    count u32, target * count, message   target = queue u64, sequence * 2 + survives u64
-//! 2 settle     queue u64, body_bytes u64, sequences
-//! 3 return     queue u64, sequences
-//! 4 delivered  queue u64, up_to u64
-//! 5 purge      queue u64, before u64, unsettled_body_bytes u64, sequences
-//! 6 definition see `storage/definitions.rs`
-//! 7 next id    id u64: every queue so far has a lower one
+//!  1 publish    count u32, target * count, message   target = queue u64, sequence * 2 + survives u64
+//!  2 settle     queue u64, body_bytes u64, sequences
+//!  3 return     queue u64, sequences
+//!  4 delivered  queue u64, up_to u64
+//!  5 purge      queue u64, before u64, unsettled_body_bytes u64, sequences
+//!  6 definition see `storage/definitions.rs`
+//!  7 next id    id u64: every queue so far has a lower one
+//!  8 publish    as 1, if any target has a deadline    target = queue u64, sequence * 2 + survives u64, deadline_ms u64
+//!  9 hold       queue u64, until_ms u64, death u8, sequences
+//! 10 seen       cache u64, key u128, until_ms u64, keep u32
 //! ```
 //!
 //! `message` is a [`Message`]'s own octets, its body behind them. `sequences` is a list of runs in ascending order: varints
 //! of the distance from the end of the run before (from 0 for the first) and of the length. A varint has seven bits in
 //! each octet, lowest first, and the highest bit set in all but the last. Flag 1 of a publish says that the cleaner
-//! has moved it: the targets have left the place where they were.
+//! has moved it: the targets have left the place where they were. Times are milliseconds since 1970; a `deadline_ms` of
+//! 2^64 - 1 is none. A `keep` of 0 empties the cache. Kinds from 8 on are there since format 2.
 
 use bytes::Bytes;
 
+use super::{index::Hold, seen::SeenKey};
 use crate::broker::{
+    NEVER,
     journal::{Fact, Target},
     message::Message,
     queue::QueueId,
@@ -60,11 +66,17 @@ pub(super) enum Kind {
     Definition = 6,
     /// Which identities were given to queues.
     NextId = 7,
+    /// A message and the queues that it entered, some of which it leaves by itself.
+    PublishUntil = 8,
+    /// Messages are not ready.
+    Hold = 9,
+    /// A key by which duplicates are known.
+    Seen = 10,
 }
 
 impl Kind {
     fn from_octet(octet: u8) -> Option<Self> {
-        const KINDS: [Kind; 7] = [
+        const KINDS: [Kind; 10] = [
             Kind::Publish,
             Kind::Settle,
             Kind::Return,
@@ -72,6 +84,9 @@ impl Kind {
             Kind::Purge,
             Kind::Definition,
             Kind::NextId,
+            Kind::PublishUntil,
+            Kind::Hold,
+            Kind::Seen,
         ];
         KINDS.into_iter().find(|kind| *kind as u8 == octet)
     }
@@ -129,6 +144,10 @@ pub(super) enum Record<'a> {
     Settle { queue: QueueId, body_bytes: u64, sequences: Vec<Run> },
     /// Messages came back to a queue.
     Return { queue: QueueId, sequences: Vec<Run> },
+    /// Messages are not ready for some time.
+    Hold { queue: QueueId, hold: Hold, sequences: Vec<Run> },
+    /// A key by which duplicates are known.
+    Seen { cache: QueueId, seen: SeenKey },
     /// Messages up to a sequence number were delivered.
     Delivered { queue: QueueId, up_to: u64 },
     /// A queue was emptied.
@@ -163,8 +182,8 @@ impl<'a> Record<'a> {
     pub(super) fn decode(raw: &RawRecord<'a>) -> Option<Self> {
         let mut input = Input(raw.payload);
         let record = match raw.kind {
-            Kind::Publish => Record::Publish {
-                targets: input.targets()?,
+            Kind::Publish | Kind::PublishUntil => Record::Publish {
+                targets: input.targets(raw.kind)?,
                 moved: raw.flags & MOVED != 0,
                 message: std::mem::take(&mut input.0),
             },
@@ -183,14 +202,25 @@ impl<'a> Record<'a> {
             },
             Kind::Definition => Record::Definition(std::mem::take(&mut input.0)),
             Kind::NextId => Record::NextId(input.u64()?),
+            Kind::Hold => Record::Hold {
+                queue: QueueId(input.u64()?),
+                hold: Hold { until_ms: input.u64()?, death: input.u8()? },
+                sequences: input.runs()?,
+            },
+            Kind::Seen => Record::Seen {
+                cache: QueueId(input.u64()?),
+                seen: SeenKey { key: input.u128()?, until_ms: input.u64()?, keep: input.u32()? },
+            },
         };
         input.0.is_empty().then_some(record)
     }
 }
 
-/// The targets of a publish whose payload may be damaged behind them.
-pub(super) fn readable_targets(payload: &[u8]) -> Vec<Target> {
-    Input(payload).targets().unwrap_or_default()
+/// The targets of a publish whose payload may be damaged behind them, from the record's octets.
+pub(super) fn readable_targets(octets: &[u8]) -> Vec<Target> {
+    let kind = octets.first().and_then(|kind| Kind::from_octet(*kind)).unwrap_or(Kind::Publish);
+    let payload = octets.get(RECORD_HEADER_LEN..).unwrap_or_default();
+    Input(payload).targets(kind).unwrap_or_default()
 }
 
 /// Records on their way into a batch: octets, and long bodies that are not copied between them.
@@ -261,17 +291,18 @@ impl Records {
 
     /// Adds a message for these queues and says where it lies and how long it is.
     pub(super) fn publish(&mut self, message: &Message, targets: &[Target]) -> (u64, u32) {
-        let large_body = message.large_body();
-        self.record(Kind::Publish, 0, large_body, |octets| {
-            put_targets(octets, targets);
+        let (kind, large_body) = (publish_kind(targets), message.large_body());
+        self.record(kind, 0, large_body, |octets| {
+            put_targets(octets, kind, targets);
             octets.extend_from_slice(message.octets());
         })
     }
 
     /// Adds a message that the cleaner has taken from elsewhere.
     pub(super) fn moved(&mut self, message: &[u8], targets: &[Target]) -> (u64, u32) {
-        self.record(Kind::Publish, MOVED, None, |octets| {
-            put_targets(octets, targets);
+        let kind = publish_kind(targets);
+        self.record(kind, MOVED, None, |octets| {
+            put_targets(octets, kind, targets);
             octets.extend_from_slice(message);
         })
     }
@@ -300,6 +331,22 @@ impl Records {
                 self.record(Kind::Return, 0, None, |octets| {
                     put(octets, queue.0);
                     put_runs(octets, &runs(sequences));
+                });
+            }
+            Fact::Hold { queue, sequences, until_ms, death } => {
+                self.record(Kind::Hold, 0, None, |octets| {
+                    put(octets, queue.0);
+                    put(octets, *until_ms);
+                    octets.push(*death);
+                    put_runs(octets, &runs(sequences));
+                });
+            }
+            Fact::Seen { cache, key, until_ms, keep } => {
+                self.record(Kind::Seen, 0, None, |octets| {
+                    put(octets, cache.0);
+                    octets.extend_from_slice(&key.to_le_bytes());
+                    put(octets, *until_ms);
+                    octets.extend_from_slice(&keep.to_le_bytes());
                 });
             }
             Fact::Delivered { queue, up_to } => {
@@ -399,12 +446,26 @@ fn put(octets: &mut Vec<u8>, number: u64) {
     octets.extend_from_slice(&number.to_le_bytes());
 }
 
-fn put_targets(octets: &mut Vec<u8>, targets: &[Target]) {
+/// A publish without deadlines pays nothing for those of others.
+fn publish_kind(targets: &[Target]) -> Kind {
+    let has_deadline = targets.iter().any(|target| target.deadline_ms != NEVER);
+    if has_deadline { Kind::PublishUntil } else { Kind::Publish }
+}
+
+/// How many octets a target takes in a publish of that kind.
+fn target_len(kind: Kind) -> usize {
+    if kind == Kind::PublishUntil { 24 } else { 16 }
+}
+
+fn put_targets(octets: &mut Vec<u8>, kind: Kind, targets: &[Target]) {
     let count = u32::try_from(targets.len()).expect("invariant: fewer than 2^32 queues");
     octets.extend_from_slice(&count.to_le_bytes());
     for target in targets {
         put(octets, target.queue.0);
         put(octets, target.sequence << 1 | u64::from(target.survives));
+        if kind == Kind::PublishUntil {
+            put(octets, target.deadline_ms);
+        }
     }
 }
 
@@ -445,6 +506,10 @@ impl<'a> Input<'a> {
         Some(taken)
     }
 
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|octets| octets[0])
+    }
+
     pub(super) fn u32(&mut self) -> Option<u32> {
         self.take(4).map(|octets| u32_at(octets, 0))
     }
@@ -453,14 +518,24 @@ impl<'a> Input<'a> {
         self.take(8).map(|octets| u64_at(octets, 0))
     }
 
-    fn targets(&mut self) -> Option<Vec<Target>> {
-        let count = self.u32()? as usize;
-        let octets = self.take(count.checked_mul(16)?)?;
+    pub(super) fn u128(&mut self) -> Option<u128> {
+        let (low, high) = (self.u64()?, self.u64()?);
+        Some(u128::from(high) << 64 | u128::from(low))
+    }
+
+    fn targets(&mut self, kind: Kind) -> Option<Vec<Target>> {
+        let (count, len) = (self.u32()? as usize, target_len(kind));
+        let octets = self.take(count.checked_mul(len)?)?;
         let target = |octets: &[u8]| {
             let sequence = u64_at(octets, 8);
-            Target { queue: QueueId(u64_at(octets, 0)), sequence: sequence >> 1, survives: sequence & 1 == 1 }
+            Target {
+                queue: QueueId(u64_at(octets, 0)),
+                sequence: sequence >> 1,
+                survives: sequence & 1 == 1,
+                deadline_ms: if kind == Kind::PublishUntil { u64_at(octets, 16) } else { NEVER },
+            }
         };
-        Some(octets.chunks_exact(16).map(target).collect())
+        Some(octets.chunks_exact(len).map(target).collect())
     }
 
     /// All that is left, as runs.
@@ -479,7 +554,7 @@ impl<'a> Input<'a> {
     fn varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
-            let octet = self.take(1)?[0];
+            let octet = self.u8()?;
             number |= u64::from(octet & 0x7f) << shift;
             if octet & 0x80 == 0 {
                 return Some(number);
@@ -501,12 +576,12 @@ mod tests {
     }
 
     fn message(body: PublishedBody<'_>) -> Message {
-        Message::new(("x", "key"), &[0x10, 0, 2], body, true, 3, &mut Vec::new())
+        Message::new(("x", "key"), &[0x10, 0, 2], body, true, Some(3), &mut Vec::new())
     }
 
     const TARGETS: [Target; 2] = [
-        Target { queue: QueueId(7), sequence: 1 << 40, survives: true },
-        Target { queue: QueueId(8), sequence: 3, survives: false },
+        Target { queue: QueueId(7), sequence: 1 << 40, survives: true, deadline_ms: NEVER },
+        Target { queue: QueueId(8), sequence: 3, survives: false, deadline_ms: 1 << 41 },
     ];
 
     #[test]
@@ -522,8 +597,11 @@ mod tests {
                 let second = records.publish(&message, &TARGETS[..1]).0 as usize;
                 let octets = written(&records);
                 assert_eq!(octets.len() as u64, records.len());
-                for (start, targets) in [(0, &TARGETS[..]), (second, &TARGETS[..1])] {
+                for (start, targets, kind) in
+                    [(0, &TARGETS[..], Kind::PublishUntil), (second, &TARGETS[..1], Kind::Publish)]
+                {
                     let (raw, _) = RawRecord::read(&octets[start..]).expect("sound");
+                    assert_eq!((raw.kind, readable_targets(&octets[start..])), (kind, targets.to_vec()));
                     let Some(Record::Publish { targets: read, moved: false, message: octets }) =
                         Record::decode(&raw)
                     else {
@@ -534,7 +612,7 @@ mod tests {
                     assert_eq!(back.body().as_slice(), body);
                     assert_eq!(back.routing_key(), b"key");
                     assert_eq!(back.properties(), [0x10, 0, 2]);
-                    assert_eq!((back.is_persistent(), back.priority()), (true, 3));
+                    assert_eq!((back.is_persistent(), back.priority()), (true, Some(3)));
                 }
             }
         }
@@ -546,6 +624,8 @@ mod tests {
         let facts = [
             Fact::Settle { queue, sequences: vec![9, 1, 2, 3, 1 << 50], body_bytes: 77 },
             Fact::Return { queue, sequences: vec![4] },
+            Fact::Hold { queue, sequences: vec![7, 6], until_ms: 1 << 41, death: 2 },
+            Fact::Seen { cache: QueueId(1 << 63), key: 3 << 100 | 5, until_ms: 1 << 41, keep: 9 },
             Fact::Delivered { queue, up_to: 12 },
             Fact::Purge { queue, before: 40, unsettled: vec![], unsettled_body_bytes: 3 },
         ];
@@ -557,6 +637,11 @@ mod tests {
                 sequences: vec![run(1, 3), run(9, 9), run(1 << 50, 1 << 50)],
             },
             Record::Return { queue, sequences: vec![run(4, 4)] },
+            Record::Hold { queue, hold: Hold { until_ms: 1 << 41, death: 2 }, sequences: vec![run(6, 7)] },
+            Record::Seen {
+                cache: QueueId(1 << 63),
+                seen: SeenKey { key: 3 << 100 | 5, until_ms: 1 << 41, keep: 9 },
+            },
             Record::Delivered { queue, up_to: 12 },
             Record::Purge { queue, before: 40, unsettled_body_bytes: 3, unsettled: vec![] },
         ];
@@ -582,12 +667,20 @@ mod tests {
         let (publish, settle) = hex.split_at(112);
         assert_eq!(
             publish,
-            "01000000270000001127edc5000000000100000007000000000000000100000000020000010301030300000078\
+            "0100000027000000d6b7d111000000000100000007000000000000000100000000020000010303030300000078\
              6b6579100002626f647900"
         );
         assert_eq!(
             settle,
             "0200000015000000cfcb39a900000000050000000000000009000000000000000102aa0201000000"
+        );
+        let mut records = Records::default();
+        records.publish(&message(PublishedBody::Small(b"body")), &TARGETS[1..]);
+        let hex: String = written(&records).iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(
+            hex,
+            "080000002f000000447a3723000000000100000008000000000000000600000000000000000000000002000001\
+             03030303000000786b6579100002626f647900"
         );
     }
 
@@ -605,7 +698,7 @@ mod tests {
         }
 
         #[test]
-        fn any_octets_are_a_record_or_an_error(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0_u8..8) {
+        fn any_octets_are_a_record_or_an_error(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0_u8..12) {
             let mut octets = octets;
             if let Some(first) = octets.first_mut() {
                 *first = kind;

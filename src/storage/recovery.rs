@@ -14,8 +14,10 @@ use tracing::info;
 
 use super::{
     Report, StorageError,
+    backlog::Backlogs,
     batch::{BatchReader, Broken, Chain, Found},
     checkpoint,
+    defined::Defined,
     definition_log::{self, DefinitionsRead},
     disk::Disk,
     index::{Index, Place},
@@ -25,14 +27,11 @@ use super::{
         HeaderFound, SEGMENT_HEADER_LEN, SegmentHeader, id_of, io_error, is_full, other_version, segment_name,
     },
 };
-use crate::{
-    amqp::Value,
-    broker::{
-        definition::Definition,
-        journal::Target,
-        queue::QueueId,
-        restore::{Backlog, RecoveredQueue},
-    },
+use crate::broker::{
+    definition::Definition,
+    journal::Target,
+    queue::{Levels, QueueId, priority_levels},
+    restore::{RecoveredCache, RecoveredQueue},
 };
 
 /// What a data directory holds.
@@ -56,8 +55,8 @@ pub(super) struct Recovery {
     repairs: Vec<SegmentHeader>,
     /// What is damaged, a line each.
     pub(super) damage: Vec<String>,
-    /// The highest priority of queues that have priorities.
-    priorities: HashMap<QueueId, u8>,
+    /// The priority levels of queues that have more than one.
+    levels: HashMap<QueueId, Levels>,
 }
 
 /// Batches that may be in the system's memory only.
@@ -102,9 +101,11 @@ pub(super) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovery, StorageError> {
     let above = index.queues.keys().map(|id| id.0 + 1).max().unwrap_or(0);
     let next_id = definitions.definitions.next_id().max(above);
     index.queues.retain(|id, _| queue_names.contains_key(id));
+    let defined = Defined::new(&definitions.definitions);
+    index.seen.retain(|cache| defined.has_cache(cache));
     index.count_live();
     index.queues.values_mut().for_each(super::index::Queue::forget_late);
-    let priorities = priorities(&definitions);
+    let levels = levels(&definitions);
     Ok(Recovery {
         names,
         definitions,
@@ -116,7 +117,7 @@ pub(super) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovery, StorageError> {
         leftover,
         repairs,
         damage,
-        priorities,
+        levels,
     })
 }
 
@@ -130,14 +131,14 @@ fn queue_names(read: &DefinitionsRead) -> HashMap<QueueId, String> {
     queues.collect()
 }
 
-fn priorities(read: &DefinitionsRead) -> HashMap<QueueId, u8> {
-    let highest = |definition: &Definition| match definition {
+fn levels(read: &DefinitionsRead) -> HashMap<QueueId, Levels> {
+    let levels = |definition: &Definition| match definition {
         Definition::QueueDeclared { arguments, .. } => {
-            u8::try_from(arguments.get("x-max-priority").and_then(Value::as_int)?).ok()
+            priority_levels(arguments).filter(|levels| levels.highest > 0)
         }
         _ => None,
     };
-    read.definitions.queues().filter_map(|(id, definition)| Some((id, highest(definition)?))).collect()
+    read.definitions.queues().filter_map(|(id, definition)| Some((id, levels(definition)?))).collect()
 }
 
 /// Queues by name, as far as there is room in a line.
@@ -354,7 +355,7 @@ impl Replay<'_> {
             read += 1;
             if let Err(RecordError::Checksum) = record {
                 damaged += 1;
-                let targets = readable_targets(octets.get(RECORD_HEADER_LEN..).unwrap_or_default());
+                let targets = readable_targets(octets);
                 queues.extend(targets.into_iter().map(|target: Target| target.queue));
             }
         }
@@ -478,7 +479,13 @@ impl Recovery {
                 return Err(io_error(disk, "write the positions of", &segment_name(header.id), error));
             }
         }
-        self.queues(disk)
+        Backlogs { disk, index: &self.index, levels: &self.levels }.queues()
+    }
+
+    /// The keys by which duplicates are known.
+    pub(super) fn seen(&self) -> Vec<RecoveredCache> {
+        let caches = self.index.seen.caches();
+        caches.map(|(cache, keys)| RecoveredCache { cache, keys: keys.collect() }).collect()
     }
 
     /// What there is, and what of it is damaged.
@@ -531,82 +538,5 @@ impl Recovery {
             }
         }
         Ok((count > 0).then_some((count, queues)))
-    }
-
-    /// What to put back into queues, those with priorities by priority.
-    ///
-    /// # Errors
-    /// If positions can't be read.
-    pub(super) fn queues(&self, disk: &dyn Disk) -> Result<Vec<RecoveredQueue>, StorageError> {
-        let mut queues = Vec::with_capacity(self.index.queues.len());
-        for (id, queue) in &self.index.queues {
-            let backlog = match self.priorities.get(id) {
-                Some(highest) => self.backlog_by_priority(disk, *id, *highest)?,
-                None => self.backlog(*id),
-            };
-            let body_bytes =
-                if backlog.is_empty() { 0 } else { u64::try_from(queue.body_bytes).unwrap_or(0) };
-            queues.push(RecoveredQueue {
-                id: *id,
-                next_sequence: queue.next_sequence.max(1),
-                delivered_up_to: queue.delivered_up_to,
-                body_bytes,
-                backlog,
-            });
-        }
-        Ok(queues)
-    }
-
-    /// The messages of a queue as ranges that do not overlap.
-    fn backlog(&self, id: QueueId) -> Vec<Backlog> {
-        let runs = self.index.queues.get(&id).into_iter().flat_map(|queue| &queue.runs);
-        let mut ranges: Vec<Backlog> = runs
-            .filter_map(|run| {
-                let (first, last) = run.bounds()?;
-                Some(Backlog { first, last, count: run.live.len(), priority: None })
-            })
-            .collect();
-        ranges.sort_unstable_by_key(|range| range.first);
-        let mut merged: Vec<Backlog> = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            match merged.last_mut() {
-                Some(last) if range.first <= last.last => {
-                    last.last = last.last.max(range.last);
-                    last.count += range.count;
-                }
-                _ => merged.push(range),
-            }
-        }
-        merged
-    }
-
-    fn backlog_by_priority(
-        &self,
-        disk: &dyn Disk,
-        id: QueueId,
-        highest: u8,
-    ) -> Result<Vec<Backlog>, StorageError> {
-        let mut by_priority = BTreeMap::<u8, Backlog>::new();
-        let runs = self.index.queues.get(&id).into_iter().flat_map(|queue| &queue.runs);
-        for run in runs {
-            let Some((first, last)) = run.bounds() else { continue };
-            let sequences: Vec<u64> = run.sequences(super::record::Run { first, last }).collect();
-            let Some(segment) = self.index.segments.get(&run.segment) else { continue };
-            let found = positions::find(disk, &segment.header, id, &sequences);
-            let found = found.map_err(|error| io_error(disk, "read", &segment_name(run.segment), error))?;
-            for position in found {
-                let (sequence, priority) = (position.sequence, position.priority.min(highest));
-                let range = by_priority.entry(priority).or_insert(Backlog {
-                    first: sequence,
-                    last: sequence,
-                    count: 0,
-                    priority: Some(priority),
-                });
-                range.first = range.first.min(sequence);
-                range.last = range.last.max(sequence);
-                range.count += 1;
-            }
-        }
-        Ok(by_priority.into_values().collect())
     }
 }

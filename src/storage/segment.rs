@@ -8,7 +8,8 @@
 //! | magic u64 | version u32 | crc u32 | id u64 | salt u64 | capacity u64 | zeros | batches from 4096
 //! ```
 //!
-//! `crc` is the CRC-32 of octets 0 to 12 and 16 to 40. Segments are named by their `id`, which only rises. One that nothing
+//! `crc` is the CRC-32 of octets 0 to 12 and 16 to 40. A segment of an earlier `version` has no records that came later, and
+//! is otherwise the same. Segments are named by their `id`, which only rises. One that nothing
 //! is live in becomes a spare: a file that is as long as a segment and whose blocks are written already, so that using
 //! it again costs no allocation, can't run out of space, and is synced in half the time. Some spares are always there.
 
@@ -17,6 +18,7 @@ use std::{io, sync::Arc};
 use super::{
     FORMAT_VERSION, StorageError,
     disk::{Disk, DiskFile},
+    is_readable,
     record::{u32_at, u64_at},
 };
 
@@ -45,7 +47,7 @@ pub(super) enum HeaderFound {
     Sound(SegmentHeader),
     /// Not one of ours, or damaged.
     Damaged,
-    /// One of another version.
+    /// One of a later version.
     Version(u32),
 }
 
@@ -86,7 +88,7 @@ impl SegmentHeader {
         let version = u32_at(&octets, 8);
         Ok(if u64_at(&octets, 0) != MAGIC || checksum(&octets) != u32_at(&octets, 12) {
             HeaderFound::Damaged
-        } else if version != FORMAT_VERSION {
+        } else if !is_readable(version) {
             HeaderFound::Version(version)
         } else {
             let (id, salt, capacity) = (u64_at(&octets, 16), u64_at(&octets, 24), u64_at(&octets, 32));

@@ -48,7 +48,7 @@ pub(crate) struct TestBroker {
 struct Process {
     child: Child,
     // The data directory lies in it.
-    directory: TempDir,
+    directory: Arc<TempDir>,
 }
 
 /// The broker that the tests of this binary share while any of them runs.
@@ -81,9 +81,33 @@ impl TestBroker {
     /// Starts the binary with the tests' users and these lines of configuration, and waits until it is ready.
     pub(crate) fn start(configuration: &str) -> Arc<Self> {
         let directory = TempDir::new().expect("a temporary directory");
+        configure(&directory, configuration);
+        Self::start_in(Arc::new(directory))
+    }
+
+    /// Stops our process and starts another one on its data.
+    pub(crate) fn restart(&self) -> Arc<Self> {
+        self.terminate();
+        self.wait();
+        self.start_again()
+    }
+
+    /// Starts another process on the data of ours, which has ended.
+    pub(crate) fn start_again(&self) -> Arc<Self> {
+        Self::start_in(Arc::clone(&self.process().directory))
+    }
+
+    /// The same with other lines of configuration.
+    pub(crate) fn start_again_with(&self, configuration: &str) -> Arc<Self> {
+        let directory = Arc::clone(&self.process().directory);
+        configure(&directory, configuration);
+        Self::start_in(directory)
+    }
+
+    fn start_in(directory: Arc<TempDir>) -> Arc<Self> {
         let ready_file = directory.path().join("ready.toml");
+        _ = fs::remove_file(&ready_file);
         let config_file = directory.path().join("broker.toml");
-        fs::write(&config_file, format!("{configuration}\n{CONFIGURATION}")).expect("write broker.toml");
         let mut child = Command::new(env!("CARGO_BIN_EXE_leveret"))
             .arg("--config")
             .arg(&config_file)
@@ -154,6 +178,11 @@ impl Drop for TestBroker {
         _ = process.child.kill();
         _ = process.child.wait();
     }
+}
+
+fn configure(directory: &TempDir, configuration: &str) {
+    let config_file = directory.path().join("broker.toml");
+    fs::write(config_file, format!("{configuration}\n{CONFIGURATION}")).expect("write broker.toml");
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file and a process can only be polled")]

@@ -1,4 +1,4 @@
-//! Where exchanges send messages (A4, A8, A10).
+//! Where exchanges send messages (A4, A8, A10, B4).
 
 use amq_protocol::{
     protocol::{
@@ -11,7 +11,7 @@ use amq_protocol::{
 };
 
 use crate::{
-    broker::shared,
+    broker::{TestBroker, is_external, shared},
     wire::{Wire, bind, declare, declare_exchange, get, int, publish, table, text, unique},
 };
 
@@ -287,6 +287,322 @@ fn properties_arrive_as_they_were_sent() {
     assert_eq!(routes.wire.expect_content::<GetOk>(1).properties, properties);
 }
 
+#[test]
+fn b4_alternate_exchanges_have_two_names() {
+    if is_external() {
+        return; // Deviation: RabbitMQ knows LavinMQ's name as little as any other.
+    }
+    let mut routes = Routes::new();
+    let last = routes.exchange("fanout", FieldTable::default());
+    let first = routes.exchange("direct", table([("x-alternate-exchange", text(&last))]));
+    let queue = routes.queue();
+    routes.bind(&queue, &last, "", FieldTable::default());
+    routes.mandatory(&first, "k", "strayed");
+    assert_eq!(routes.got(&queue), ["strayed"]);
+}
+
+#[test]
+fn b4_consistent_hash_sends_each_key_to_one_queue_by_weight() {
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-consistent-hash", FieldTable::default());
+    let queues = [routes.queue(), routes.queue()];
+    for (queue, weight) in queues.iter().zip(["1", "3"]) {
+        routes.bind(queue, &exchange, weight, FieldTable::default());
+    }
+    for number in 0..800 {
+        routes.publish(&exchange, &(number % 400).to_string(), &(number % 400).to_string());
+    }
+    let got = queues.map(|queue| routes.got(&queue));
+    assert_eq!(got[0].len() + got[1].len(), 800, "each to one queue");
+    assert!((100..300).contains(&got[0].len()), "a quarter: {}", got[0].len());
+    assert!(got[0].iter().all(|key| !got[1].contains(key)), "each key to one queue");
+}
+
+#[test]
+fn b4_consistent_hash_is_of_a_header_or_a_property() {
+    type With = fn(BasicProperties, i32) -> BasicProperties;
+    let cases: [(&str, With); 4] = [
+        ("hash-header", |properties, number| properties.with_headers(table([("h", int(number))]))),
+        ("message_id", |properties, number| properties.with_message_id(number.to_string().into())),
+        ("correlation_id", |properties, number| properties.with_correlation_id(number.to_string().into())),
+        ("timestamp", |properties, number| properties.with_timestamp(number.unsigned_abs().into())),
+    ];
+    for (name, with) in cases {
+        let mut routes = Routes::new();
+        let arguments = match name {
+            "hash-header" => table([("hash-header", text("h"))]),
+            property => table([("hash-property", text(property))]),
+        };
+        let exchange = routes.exchange("x-consistent-hash", arguments);
+        let queues = [routes.queue(), routes.queue(), routes.queue()];
+        queues.iter().for_each(|queue| routes.bind(queue, &exchange, "5", FieldTable::default()));
+        for number in 0..90 {
+            let properties = with(BasicProperties::default(), number % 30);
+            let body = (number % 30).to_string();
+            routes.wire.publish_with(1, publish(&exchange, "same"), &properties, body.as_bytes());
+        }
+        let got = queues.each_ref().map(|queue| routes.got(queue));
+        assert_eq!(got.iter().map(Vec::len).sum::<usize>(), 90);
+        assert!(got.iter().filter(|bodies| !bodies.is_empty()).count() > 1, "{name} decides");
+        assert!(got.iter().all(|bodies| bodies.len() % 3 == 0), "the same {name} goes to the same queue");
+        for number in 0..20 {
+            routes.publish(&exchange, &number.to_string(), "without");
+        }
+        let lens = queues.each_ref().map(|queue| routes.got(queue).len());
+        assert!(lens.contains(&20), "those without {name} go to one queue: {lens:?}");
+    }
+}
+
+#[test]
+fn b4_consistent_hash_one_binding_of_a_queue_counts() {
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-consistent-hash", FieldTable::default());
+    let (one, two) = (routes.queue(), routes.queue());
+    for (queue, weight) in [(&one, "1"), (&one, "50"), (&two, "1")] {
+        routes.bind(queue, &exchange, weight, FieldTable::default());
+    }
+    (0..400).for_each(|number| routes.publish(&exchange, &number.to_string(), "m"));
+    let share = routes.got(&one).len();
+    assert!((120..280).contains(&share), "half: {share}");
+}
+
+#[test]
+fn b4_consistent_hash_a_queue_that_goes_gives_away_its_share_only() {
+    if is_external() {
+        return; // Deviation: in RabbitMQ 3.10.8 nearly all move.
+    }
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-consistent-hash", FieldTable::default());
+    let queues = [routes.queue(), routes.queue(), routes.queue()];
+    queues.iter().for_each(|queue| routes.bind(queue, &exchange, "10", FieldTable::default()));
+    let place = |routes: &mut Routes| {
+        (0..300).for_each(|number| routes.publish(&exchange, &number.to_string(), &number.to_string()));
+        queues.each_ref().map(|queue| routes.got(queue))
+    };
+    let before = place(&mut routes);
+    routes.unbind(&queues[0], &exchange, "10");
+    let after = place(&mut routes);
+    assert!(after[0].is_empty());
+    for place in 1..3 {
+        assert!(before[place].iter().all(|key| after[place].contains(key)), "what was there stays");
+        assert!(after[place].len() > before[place].len() + 20, "both get some of what moves");
+    }
+    routes.bind(&queues[0], &exchange, "10", FieldTable::default());
+    assert_eq!(place(&mut routes), before);
+}
+
+#[test]
+fn b4_modulus_hash_and_random_choose_one_queue() {
+    for kind in ["x-modulus-hash", "x-random"] {
+        let mut routes = Routes::new();
+        let exchange = routes.exchange(kind, FieldTable::default());
+        let (one, two) = (routes.queue(), routes.queue());
+        for (queue, key) in [(&one, "a"), (&one, "b"), (&two, "")] {
+            routes.bind(queue, &exchange, key, FieldTable::default());
+        }
+        (0..300).for_each(|number| routes.publish(&exchange, &number.to_string(), "m"));
+        let (one, two) = (routes.got(&one).len(), routes.got(&two).len());
+        assert_eq!(one + two, 300, "{kind}: each to one queue");
+        assert!((150..250).contains(&one), "{kind}: each binding counts: {one} of 300");
+    }
+}
+
+#[test]
+fn b4_modulus_hash_keeps_to_a_queue_and_random_does_not() {
+    for (kind, expected) in [("x-modulus-hash", 1), ("x-random", 3)] {
+        let mut routes = Routes::new();
+        let exchange = routes.exchange(kind, FieldTable::default());
+        let queues = [routes.queue(), routes.queue(), routes.queue()];
+        queues.iter().for_each(|queue| routes.bind(queue, &exchange, "", FieldTable::default()));
+        (0..60).for_each(|_| routes.publish(&exchange, "same", "m"));
+        let used = queues.iter().filter(|queue| !routes.got(queue).is_empty()).count();
+        assert_eq!(used, expected, "{kind}");
+    }
+}
+
+#[test]
+fn b4_local_random_chooses_among_queues() {
+    if is_external() {
+        return; // RabbitMQ has it since 4.0.
+    }
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-local-random", FieldTable::default());
+    let other = routes.exchange("fanout", FieldTable::default());
+    let (one, two, behind) = (routes.queue(), routes.queue(), routes.queue());
+    routes.bind(&behind, &other, "", FieldTable::default());
+    routes.bind_exchange(&exchange, &other);
+    routes.publish(&exchange, "k", "only an exchange");
+    for queue in [&one, &two] {
+        routes.bind(queue, &exchange, "", FieldTable::default());
+    }
+    (0..100).for_each(|_| routes.publish(&exchange, "k", "m"));
+    let (one, two) = (routes.got(&one).len(), routes.got(&two).len());
+    assert_eq!(one + two, 100);
+    assert!(one > 20 && two > 20, "{one} and {two}");
+    assert_eq!(routes.got(&behind), ["only an exchange"]);
+}
+
+#[test]
+fn b4_recent_history_comes_to_who_is_bound() {
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-recent-history", FieldTable::default());
+    let early = routes.queue();
+    routes.bind(&early, &exchange, "", FieldTable::default());
+    (0..25).for_each(|number| routes.publish(&exchange, &format!("k{number}"), &number.to_string()));
+    let late = routes.queue();
+    routes.bind(&late, &exchange, "z", FieldTable::default());
+    routes.wire.send(1, get(&late));
+    let got = routes.wire.expect_content::<GetOk>(1);
+    let method = &got.method;
+    assert_eq!((method.exchange.as_str(), method.routing_key.as_str()), (exchange.as_str(), "k5"));
+    assert!(!method.redelivered);
+    let last: Vec<_> = (6..25).map(|number| number.to_string()).collect();
+    assert_eq!(routes.got(&late), last, "20 by default, oldest first");
+    routes.bind(&late, &exchange, "z", FieldTable::default());
+    assert_eq!(routes.got(&late), [""; 0], "it is bound already");
+    routes.bind(&late, &exchange, "other", FieldTable::default());
+    assert_eq!(routes.got(&late).len(), 20, "another binding");
+    routes.publish(&exchange, "k", "live");
+    assert_eq!(routes.got(&late), ["live"]);
+    assert_eq!(routes.got(&early).len(), 26);
+}
+
+#[test]
+fn b4_recent_history_has_a_length_and_exceptions() {
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-recent-history", table([("x-recent-history-length", int(3))]));
+    let no_store =
+        [None, Some(true.into()), Some(false.into()), Some(text("true")), Some(AMQPValue::LongInt(1))];
+    for (number, value) in no_store.into_iter().enumerate() {
+        let headers = table(value.map(|value| ("x-recent-history-no-store", value)));
+        let properties = BasicProperties::default().with_headers(headers);
+        let body = number.to_string();
+        routes.wire.publish_with(1, publish(&exchange, "k"), &properties, body.as_bytes());
+    }
+    let queue = routes.queue();
+    routes.bind(&queue, &exchange, "", FieldTable::default());
+    assert_eq!(routes.got(&queue), ["2", "3", "4"], "nothing but a boolean counts");
+}
+
+#[test]
+fn b4_recent_history_keeps_what_finds_no_queue() {
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-recent-history", FieldTable::default());
+    let before = routes.exchange("fanout", FieldTable::default());
+    routes.bind_exchange(&before, &exchange);
+    routes.mandatory(&exchange, "k", "a");
+    assert_eq!(routes.wire.next_events(1), ["return a"]);
+    routes.publish(&before, "k", "through another exchange");
+    let queue = routes.queue();
+    routes.bind(&queue, &exchange, "", FieldTable::default());
+    assert_eq!(routes.got(&queue), ["a", "through another exchange"]);
+}
+
+/// RabbitMQ 3.10.8: through an exchange they come newest first.
+#[test]
+fn b4_recent_history_comes_through_an_exchange() {
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-recent-history", FieldTable::default());
+    let bcc = FieldArray::from(vec![text("bcc")]);
+    let properties = BasicProperties::default().with_headers(table([("BCC", bcc.into())]));
+    for body in ["0", "1", "2"] {
+        routes.wire.publish_with(1, publish(&exchange, "k"), &properties, body.as_bytes());
+    }
+    let topic = routes.exchange("topic", FieldTable::default());
+    let (queue, other) = (routes.queue(), routes.queue());
+    routes.bind(&queue, &topic, "bcc", FieldTable::default());
+    routes.bind(&other, &topic, "other", FieldTable::default());
+    routes.bind_exchange(&exchange, &topic);
+    assert_eq!(routes.got(&queue), ["2", "1", "0"]);
+    assert_eq!(routes.got(&other), [""; 0]);
+}
+
+#[test]
+fn b4_a_delayed_exchange_routes_as_its_inner_type() {
+    if is_external() {
+        return; // The plugin does not come with RabbitMQ.
+    }
+    let mut routes = Routes::new();
+    let exchange = routes.exchange("x-delayed-message", table([("x-delayed-type", text("topic"))]));
+    let queue = routes.queue();
+    routes.bind(&queue, &exchange, "a.*", FieldTable::default());
+    for key in ["a.b", "b.a"] {
+        routes.publish(&exchange, key, key);
+    }
+    assert_eq!(routes.got(&queue), ["a.b"]);
+}
+
+#[test]
+fn b4_a_deduplicating_exchange_goes_to_all_that_is_bound() {
+    if is_external() {
+        return; // The plugin does not come with RabbitMQ.
+    }
+    let mut routes = Routes::new();
+    let arguments = table([("x-cache-size", int(10)), ("x-cache-ttl", int(60_000))]);
+    let exchange = routes.exchange("x-message-deduplication", arguments);
+    let queue = routes.queue();
+    routes.bind(&queue, &exchange, "a", FieldTable::default());
+    routes.publish(&exchange, "k", "m");
+    assert_eq!(routes.got(&queue), ["m"]);
+}
+
+/// The type, what its arguments say and the order of its bindings are there again.
+#[test]
+fn b4_exchanges_of_all_types_outlive_a_restart() {
+    if is_external() {
+        return; // It can't be restarted.
+    }
+    let broker = TestBroker::start("");
+    let mut routes = Routes { wire: Wire::open(&broker) };
+    let queues = ["one", "two", "three"];
+    let exchanges = [
+        ("hash", "x-consistent-hash", table([("hash-header", text("h"))])),
+        ("modulus", "x-modulus-hash", FieldTable::default()),
+        ("random", "x-random", FieldTable::default()),
+        ("local", "x-local-random", FieldTable::default()),
+        ("history", "x-recent-history", table([("x-recent-history-length", int(2))])),
+        ("delayed", "x-delayed-message", table([("x-delayed-type", text("x-consistent-hash"))])),
+        ("once", "x-message-deduplication", table([("x-cache-size", int(5))])),
+    ];
+    for queue in queues {
+        routes.wire.call::<DeclareOk>(1, Declare { durable: true, ..declare(queue) });
+    }
+    let declaration = |(name, kind, arguments): &(&str, &str, FieldTable)| exchange::Declare {
+        durable: true,
+        arguments: arguments.clone(),
+        ..declare_exchange(name, kind)
+    };
+    for exchange in &exchanges {
+        routes.wire.call::<exchange::DeclareOk>(1, declaration(exchange));
+        let key = if matches!(exchange.0, "hash" | "delayed") { "7" } else { "" };
+        queues.iter().for_each(|queue| routes.bind(queue, exchange.0, key, FieldTable::default()));
+    }
+    let place = |routes: &mut Routes| {
+        for number in 0..60 {
+            let properties = BasicProperties::default().with_headers(table([("h", int(number))]));
+            let body = number.to_string();
+            routes.wire.publish_with(1, publish("hash", "k"), &properties, body.as_bytes());
+            for exchange in ["modulus", "delayed"] {
+                routes.wire.publish_with(
+                    1,
+                    publish(exchange, &body),
+                    &BasicProperties::default(),
+                    body.as_bytes(),
+                );
+            }
+        }
+        queues.map(|queue| routes.got(queue))
+    };
+    let before = place(&mut routes);
+    drop(routes);
+    let broker = broker.restart();
+    let mut routes = Routes { wire: Wire::open(&broker) };
+    for exchange in &exchanges {
+        routes.wire.call::<exchange::DeclareOk>(1, declaration(exchange));
+    }
+    assert_eq!(place(&mut routes), before);
+}
+
 /// A connection whose queues are its own and whose exchanges go with it.
 struct Routes {
     wire: Wire,
@@ -311,6 +627,12 @@ impl Routes {
 
     fn bind(&mut self, queue: &str, exchange: &str, routing_key: &str, arguments: FieldTable) {
         self.wire.call::<queue::BindOk>(1, queue::Bind { arguments, ..bind(queue, exchange, routing_key) });
+    }
+
+    fn unbind(&mut self, queue: &str, exchange: &str, routing_key: &str) {
+        let (queue, exchange) = (queue.into(), exchange.into());
+        let (routing_key, arguments) = (routing_key.into(), FieldTable::default());
+        self.wire.call::<queue::UnbindOk>(1, queue::Unbind { queue, exchange, routing_key, arguments });
     }
 
     fn bind_exchange(&mut self, source: &str, destination: &str) {

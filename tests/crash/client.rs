@@ -124,6 +124,11 @@ impl Client {
 /// A publish with its content, in as many frames as it takes.
 pub(crate) fn publish(exchange: &str, key: &str, bits: u8, persistent: bool, body: &[u8]) -> Vec<u8> {
     let properties = if persistent { wire::PERSISTENT } else { wire::TRANSIENT };
+    publish_with(exchange, key, bits, properties, body)
+}
+
+/// The same with properties.
+pub(crate) fn publish_with(exchange: &str, key: &str, bits: u8, properties: &[u8], body: &[u8]) -> Vec<u8> {
     let mut frames = wire::publish_method(exchange, key, bits).on(CHANNEL);
     frames.extend(wire::frame(2, CHANNEL, &wire::content_header(body.len() as u64, properties)));
     for piece in body.chunks(FRAME_BYTES_MAX - FRAME_OVERHEAD) {

@@ -11,6 +11,7 @@ use crate::{
     client::{CHANNEL, Client, Gone},
     history::{Event, History, Name},
     message::{self, MessageId},
+    topology,
     wire::{self, Event as Incoming},
 };
 
@@ -52,7 +53,7 @@ impl Deliveries {
         redelivered: bool,
         body: &[u8],
     ) {
-        let queue = Name::from(queue);
+        let queue = Name::from(topology::place(queue));
         match message::decode(body) {
             Ok(message) => {
                 let reader = self.reader;
@@ -94,6 +95,11 @@ impl Deliveries {
         }
     }
 
+    /// They are rejected: that is the end of them, unless they go on.
+    fn reject(&mut self, history: &mut History, tag: u64, multiple: bool, moves: bool) {
+        if moves { self.give_back(history, tag, multiple) } else { self.settle(history, tag, multiple) }
+    }
+
     /// Forgets one that a transaction settled.
     pub(crate) fn forget(&mut self, tag: u64) {
         self.open.remove(&tag);
@@ -124,6 +130,8 @@ pub(crate) struct Habits {
     pub(crate) prefetch: u16,
     /// It never settles its first deliveries.
     pub(crate) holds: bool,
+    /// What it rejects goes on to another queue of the same place.
+    pub(crate) moves: bool,
 }
 
 /// Consumes until the broker goes.
@@ -138,7 +146,8 @@ pub(crate) fn run(
     loop {
         client.call(&wire::qos(habits.prefetch, false), (60, 11))?;
         for queue in habits.queues {
-            history.record(Event::Consume { queue: (*queue).into(), prefetch: habits.prefetch.into() });
+            let place = topology::place(queue).into();
+            history.record(Event::Consume { queue: place, prefetch: habits.prefetch.into() });
             client.send(&wire::consume(queue, queue, 0).on(CHANNEL))?;
         }
         let left = if habits.holds { usize::MAX } else { random.random_range(200..2000) };
@@ -205,11 +214,11 @@ fn choose(
             wire::ack(tag, multiple).on(CHANNEL)
         }
         60..65 => {
-            deliveries.settle(history, tag, false);
+            deliveries.reject(history, tag, false, habits.moves);
             wire::reject(tag, false).on(CHANNEL)
         }
         65..68 => {
-            deliveries.settle(history, tag, multiple);
+            deliveries.reject(history, tag, multiple, habits.moves);
             wire::nack(tag, multiple, false).on(CHANNEL)
         }
         68..74 => {
@@ -255,7 +264,8 @@ fn leave(
         }
     }
     for queue in habits.queues {
-        history.record(Event::Left { queue: (*queue).into(), prefetch: habits.prefetch.into() });
+        let place = topology::place(queue).into();
+        history.record(Event::Left { queue: place, prefetch: habits.prefetch.into() });
     }
     deliveries.give_back(history, u64::MAX - 1, true);
     client.call(&wire::channel_close(), (20, 41))

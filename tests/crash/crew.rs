@@ -22,12 +22,15 @@ use crate::{
 /// Numbers that the clients of one run have for themselves; the last is for the survey after it.
 pub(crate) const NUMBERS: u32 = 20;
 const CONFIRMED_PUBLISHERS: u32 = 3;
-const HABITS: [Habits; 5] = [
-    Habits { queues: &topology::WORK, prefetch: 100, holds: false },
-    Habits { queues: &["work-a", "fan-a"], prefetch: 8, holds: false },
-    Habits { queues: &["fan-b", topology::PASSING], prefetch: 30, holds: true },
-    Habits { queues: &["fan-b", "work-b"], prefetch: 30, holds: false },
-    Habits { queues: &["fan-c"], prefetch: 5, holds: false },
+const HABITS: [Habits; 7] = [
+    Habits { queues: &topology::WORK, prefetch: 100, holds: false, moves: false },
+    Habits { queues: &["work-a", "fan-a"], prefetch: 8, holds: false, moves: false },
+    Habits { queues: &["fan-b", topology::PASSING], prefetch: 30, holds: true, moves: false },
+    Habits { queues: &["fan-b", "work-b"], prefetch: 30, holds: false, moves: false },
+    Habits { queues: &["fan-c"], prefetch: 5, holds: false, moves: false },
+    Habits { queues: &["expiring", "retried"], prefetch: 6, holds: false, moves: true },
+    // Nothing leads on from here: what is rejected is gone.
+    Habits { queues: &["expired", "retried-out", topology::DUE], prefetch: 20, holds: false, moves: false },
 ];
 
 /// Clients at work.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
-    client::{self, CHANNEL, Client, Gone},
+    client::{CHANNEL, Client, Gone},
     history::{Event, History, Name},
     message::{self, MessageId},
     topology,
@@ -64,7 +64,7 @@ pub(crate) fn confirmed(
                 persistent,
                 transaction: None,
             });
-            octets.extend(client::publish(target.exchange, target.key, 0, persistent, &body));
+            octets.extend(target.publish(random, persistent, &body));
             window.insert(sequence.last, (message, queues));
         }
         client.send(&octets)?;
@@ -114,7 +114,7 @@ pub(crate) fn unconfirmed(
                 persistent,
                 transaction: None,
             });
-            octets.extend(client::publish(target.exchange, target.key, 0, persistent, &body));
+            octets.extend(target.publish(random, persistent, &body));
             sent.push((message, queues));
         }
         client.send(&octets)?;

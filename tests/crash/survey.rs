@@ -1,6 +1,10 @@
 //! What is there after a restart: asks for everything that was ever declared, reads every queue, tries every binding.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rand::{Rng, rngs::StdRng};
 
@@ -10,6 +14,7 @@ use crate::{
     ledger::{Certainty, Found, Observation},
     message,
     publisher::Sequence,
+    topology,
     wire::{self, Event as Incoming},
 };
 
@@ -25,7 +30,12 @@ pub(crate) fn observe(
     random: &mut StdRng,
 ) -> Result<Observation, Gone> {
     let mut observation = Observation::default();
-    for thing in things {
+    let start = Instant::now();
+    // What moves by itself comes last, when it has come to rest.
+    let moves =
+        |thing: &&Thing| matches!(thing, Thing::Queue(name) if topology::moves(topology::place(name)));
+    let (moving, others): (Vec<_>, Vec<_>) = things.iter().partition(moves);
+    for thing in others {
         match thing {
             Thing::Exchange { name, .. } => {
                 // The type of an exchange is not asked for: passive.
@@ -43,7 +53,35 @@ pub(crate) fn observe(
             Thing::Binding { .. } => {}
         }
     }
+    come_to_rest(client, start)?;
+    // The second queue of a place before the first: what is given back to that may go on.
+    for thing in moving.into_iter().rev() {
+        let Thing::Queue(name) = thing else { continue };
+        let passive = wire::declare_queue(name, wire::PASSIVE);
+        if let Some(messages) = exists(client, &passive)? {
+            let place = Name::from(topology::place(name));
+            let found = read(client, history, name, messages, random)?;
+            observation.queues.entry(place).or_default().extend(found);
+            observation.queues.entry(Arc::clone(name)).or_default();
+        }
+    }
     Ok(observation)
+}
+
+/// Waits until no message is delayed, put off, or will expire.
+#[expect(clippy::disallowed_methods, reason = "a queue can only be polled")]
+fn come_to_rest(client: &mut Client, start: Instant) -> Result<(), Gone> {
+    loop {
+        let mut waiting = 0;
+        for queue in [topology::DELAYING, topology::EXPIRING[0]] {
+            waiting += exists(client, &wire::declare_queue(queue, wire::PASSIVE))?.unwrap_or(0);
+        }
+        // How many are put off nobody can tell: thrice the time that takes at most has to do.
+        if waiting == 0 && start.elapsed() >= Duration::from_millis(3 * topology::RETRY_MS_MAX) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Whether a passive declaration finds something; for a queue with how many messages.
@@ -69,6 +107,7 @@ fn read(
     messages: usize,
     random: &mut StdRng,
 ) -> Result<Vec<Found>, Gone> {
+    let place = &Name::from(topology::place(queue));
     let mut found = Vec::with_capacity(messages);
     let mut tags = Vec::with_capacity(messages);
     let mut take =
@@ -111,7 +150,7 @@ fn read(
     let mut octets = Vec::new();
     let mut settled = Vec::new();
     for (one, tag) in found.iter().zip(tags) {
-        let (queue, message) = (Arc::clone(queue), one.message);
+        let (queue, message) = (Arc::clone(place), one.message);
         if random.random_bool(share) {
             history.record(Event::Settle { queue, message, transaction: None });
             octets.extend(wire::ack(tag, false).on(CHANNEL));
@@ -123,7 +162,7 @@ fn read(
     client.send(&octets)?;
     client.call(&wire::channel_close(), (20, 41))?;
     for message in settled {
-        history.record(Event::Processed { queue: Arc::clone(queue), message });
+        history.record(Event::Processed { queue: Arc::clone(place), message });
     }
     client.open_channel()?;
     Ok(found)

@@ -75,7 +75,7 @@ fn feed(broker: &Broker, session: &mut Session, octets: &[u8]) {
             break;
         }
         session.input().extend_from_slice(piece);
-        let now = Now { monotonic_ms: turn as u64 };
+        let now = Now::made_up(turn as u64);
         session.handle_input(now);
         sync(broker);
         session.handle_wake(now);
@@ -88,9 +88,9 @@ fn feed(broker: &Broker, session: &mut Session, octets: &[u8]) {
     }
     // Whatever it was, the end is orderly.
     for ms in [20_000, 40_000] {
-        session.handle_deadline(Now { monotonic_ms: ms });
+        session.handle_deadline(Now::made_up(ms));
     }
-    session.handle_disconnect();
+    session.handle_disconnect(Now::made_up(40_000));
     sync(broker);
     let host = broker.virtual_host("/").expect("the virtual host");
     for queue in host.queues() {
@@ -138,7 +138,7 @@ fn connect() -> (Arc<Broker>, Session) {
     };
     let broker = Arc::new(Broker::new(users, permissions, limits, identity));
     broker.add_virtual_host("/", None, None);
-    let peer = Peer { address: "127.0.0.1:1".parse().expect("an address") };
+    let peer = Peer { address: ([127, 0, 0, 1], 1).into(), local: ([127, 0, 0, 1], 2).into() };
     let session = Session::new(Arc::clone(&broker), peer, Now::default());
     (broker, session)
 }

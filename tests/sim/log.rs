@@ -10,7 +10,7 @@ use std::{
 use leveret::{
     broker::{
         definition::Definition,
-        journal::{Batch, Fact, Journal, Lsn},
+        journal::{Batch, Fact, Journal, Lsn, cache_of_exchange},
         pager::{Load, Loaded, LoadedMessage},
         queue::QueueId,
         restore,
@@ -18,6 +18,7 @@ use leveret::{
     storage::{self, Opened, Options, Reader, StorageError},
 };
 use rand::{Rng, rngs::StdRng};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     disk::SimDisk,
@@ -25,6 +26,7 @@ use crate::{
         crash::{Recovered, RecoveredMessage, RecoveredQueue, Synced},
         id_of,
     },
+    operation::{FANOUT, KEYS, Kind, UNIQUE},
 };
 
 /// See the module's text.
@@ -54,12 +56,13 @@ impl Log {
         let mut queues = Recovered::new();
         for (id, name) in &ledger.alive {
             let queue = recovered.queues.iter().find(|queue| queue.id == *id);
-            let messages = queue.map_or(Ok(Vec::new()), |queue| messages(&reader, queue))?;
+            let messages = queue.map_or(Ok(Vec::new()), |queue| messages(&reader, queue, Kind::of(name)))?;
             let is_bound = ledger.bound.contains(name);
             let next = queue.map_or(1, |queue| queue.next_sequence.max(1));
             let number = declared.iter().position(|known| known == id);
             assert!(number.is_some(), "{name} was never declared");
-            queues.insert(name.clone(), RecoveredQueue { number, is_bound, next, messages });
+            let known = known(&recovered, *id, Kind::of(name));
+            queues.insert(name.clone(), RecoveredQueue { number, is_bound, next, messages, known });
         }
         for queue in &recovered.queues {
             ledger.delivered_up_to.insert(queue.id, queue.delivered_up_to);
@@ -69,6 +72,7 @@ impl Log {
             for message in &queues[name].messages {
                 ledger.content.insert((*id, message.position));
                 ledger.returned.insert((*id, message.position), message.delivery_count);
+                ledger.ids.insert((*id, message.position), message.id);
             }
         }
         let log = Self { disk: disk.clone(), log: Some(log), reader, unsynced: Vec::new(), ledger };
@@ -152,15 +156,23 @@ impl Log {
 
     /// What of the log is durable for sure.
     pub fn synced(&self) -> Synced {
-        let Ledger { declared, settled, purged, delivered_up_to, returned, .. } = &self.ledger;
+        let Ledger { declared, settled, purged, delivered_up_to, returned, held, .. } = &self.ledger;
         let numbers = declared.iter().enumerate().map(|(number, queue)| (*queue, number));
         let numbers: HashMap<QueueId, usize> = numbers.collect();
         // Those of queues that do not survive have no number.
-        let place = |(queue, sequence): &(QueueId, u64)| Some((*numbers.get(queue)?, *sequence));
+        let place = |(queue, sequence): &(QueueId, u64)| {
+            let number = *numbers.get(queue)?;
+            let is_unordered = self.ledger.unordered.contains(queue);
+            let place = if is_unordered { self.ledger.ids.get(&(*queue, *sequence))? } else { sequence };
+            Some((number, *place))
+        };
         let up_to = delivered_up_to.iter().map(|(queue, up_to)| (*queue, *up_to));
         Synced {
             settled: settled.iter().chain(purged).filter_map(place).collect(),
-            delivered_up_to: up_to.filter_map(|key| place(&key)).collect(),
+            delivered_up_to: up_to
+                .filter_map(|(queue, up_to)| Some((*numbers.get(&queue)?, up_to)))
+                .collect(),
+            held: held.iter().filter_map(|(key, until_ms)| Some((place(key)?, *until_ms))).collect(),
             returned: returned.iter().filter_map(|(key, count)| Some((place(key)?, *count))).collect(),
         }
     }
@@ -170,8 +182,30 @@ impl Log {
     }
 }
 
+/// The keys by which duplicates are known, where they are.
+fn known(recovered: &restore::Recovered, queue: QueueId, kind: Kind) -> Vec<u64> {
+    let cache = match kind {
+        Kind::Unique => queue,
+        Kind::Deduped => cache_of_exchange("/", UNIQUE),
+        _ => return Vec::new(),
+    };
+    let key_of = |hash: u128| {
+        let is_it = |key: &u64| {
+            let digest = Sha256::digest(format!("S{key}"));
+            digest[..16] == hash.to_le_bytes()
+        };
+        KEYS.clone().find(is_it).expect("a key that there is")
+    };
+    let seen = recovered.seen.iter().find(|seen| seen.cache == cache);
+    seen.map_or_else(Vec::new, |seen| seen.keys.iter().map(|(hash, _)| key_of(*hash)).collect())
+}
+
 /// The messages of a queue as the storage has them.
-fn messages(reader: &Reader, queue: &restore::RecoveredQueue) -> Result<Vec<RecoveredMessage>, StorageError> {
+fn messages(
+    reader: &Reader,
+    queue: &restore::RecoveredQueue,
+    kind: Kind,
+) -> Result<Vec<RecoveredMessage>, StorageError> {
     let all = Load {
         queue: queue.id,
         first: 0,
@@ -179,15 +213,26 @@ fn messages(reader: &Reader, queue: &restore::RecoveredQueue) -> Result<Vec<Reco
         priorities: None,
         count_max: usize::MAX,
         bytes_max: usize::MAX,
+        only: Vec::new(),
     };
     let loaded = reader.load(&all)?;
-    let count: u64 = queue.backlog.iter().map(|range| range.count).sum();
+    let ready: u64 = queue.backlog.iter().map(|range| range.count).sum();
+    let count = ready + queue.held.len() as u64;
+    let held = |sequence| {
+        let hold = queue.held.iter().find(|hold| hold.sequence == sequence)?;
+        Some((hold.until_ms, hold.death != 0))
+    };
     assert_eq!((loaded.messages.len() as u64, loaded.damaged), (count, 0), "the backlog of {:?}", queue.id);
-    let message = |loaded: &LoadedMessage| RecoveredMessage {
-        position: loaded.sequence,
-        id: id_of(loaded.message.body().as_slice()),
-        redelivered: loaded.sequence <= queue.delivered_up_to || loaded.delivery_count > 0,
-        delivery_count: loaded.delivery_count,
+    let message = |loaded: &LoadedMessage| {
+        let id = id_of(loaded.message.body().as_slice());
+        RecoveredMessage {
+            position: loaded.sequence,
+            place: if kind.is_unordered() { id } else { loaded.sequence },
+            id,
+            redelivered: loaded.sequence <= queue.delivered_up_to || loaded.delivery_count > 0,
+            delivery_count: loaded.delivery_count,
+            held: held(loaded.sequence),
+        }
     };
     Ok(loaded.messages.iter().map(message).collect())
 }
@@ -223,19 +268,28 @@ struct Ledger {
     delivered_up_to: HashMap<QueueId, u64>,
     /// How many deliveries have failed.
     returned: HashMap<(QueueId, u64), u32>,
+    /// Until when messages are held.
+    held: HashMap<(QueueId, u64), u64>,
+    /// Which message has a number in a queue.
+    ids: HashMap<(QueueId, u64), u64>,
+    /// Queues whose order nobody knows.
+    unordered: HashSet<QueueId>,
 }
 
 impl Ledger {
     fn define(&mut self, definition: &Definition) {
         match definition {
             Definition::QueueDeclared { id, name, .. } => {
+                if Kind::of(name).is_unordered() {
+                    self.unordered.insert(*id);
+                }
                 assert_eq!(self.alive.insert(*id, name.to_string()), None, "declared once");
             }
             Definition::QueueDeleted { id } => {
                 let name = self.alive.remove(id).expect("deleted once");
                 self.bound.remove(&name);
             }
-            Definition::Bound(binding) => {
+            Definition::Bound(binding) if *binding.source == *FANOUT => {
                 self.bound.insert(binding.destination.to_string());
             }
             Definition::Unbound(binding) => {
@@ -259,8 +313,10 @@ impl Ledger {
 
     fn synced(&mut self, fact: &Fact) {
         match fact {
-            Fact::Publish { queues, .. } => {
+            Fact::Publish { queues, message } => {
                 for target in queues.iter().filter(|target| target.survives) {
+                    let id = id_of(message.body().as_slice());
+                    self.ids.insert((target.queue, target.sequence), id);
                     assert!(self.content.insert((target.queue, target.sequence)), "a number is used once");
                 }
             }
@@ -285,7 +341,10 @@ impl Ledger {
                 let before = self.content.range((*queue, 0)..(*queue, *before));
                 self.purged.extend(before.filter(|(_, sequence)| !unsettled.contains(sequence)));
             }
-            Fact::Define(_) | Fact::Forget { .. } => {}
+            Fact::Hold { queue, sequences, until_ms, .. } => {
+                self.held.extend(sequences.iter().map(|sequence| ((*queue, *sequence), *until_ms)));
+            }
+            Fact::Define(_) | Fact::Forget { .. } | Fact::Seen { .. } => {}
         }
     }
 }

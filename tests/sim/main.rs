@@ -37,8 +37,12 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use self::{
     disk::{Crash, SimDisk},
     log::Log,
-    model::{Connection, Model, State, crash::Synced, id_of},
-    operation::{Operation, Settle},
+    model::{
+        Connection, Model, State,
+        crash::{Synced, TIME_SURVIVES},
+        id_of,
+    },
+    operation::{DELAYED, DELAYING, Kind, Operation, PRIORITY_SAID_MAX, Settle, UNIQUE},
     wire::{Event, Incoming},
 };
 
@@ -53,6 +57,27 @@ const QUEUES: [(&str, bool); 7] = [
     ("bounded-2", false),
     ("transient-1", false),
 ];
+/// Queues that are there from the start; what dead letters go to comes before what they come from.
+const FIXED: [&str; 16] = [
+    "last-1",
+    "dead-1",
+    "narrow-1",
+    "expiring-1",
+    "retrying-1",
+    "limited-1",
+    "dropping-1",
+    "full-1",
+    "refusing-1",
+    "strict-1",
+    "later-1",
+    "later-2",
+    "grouped-1",
+    "unique-1",
+    "deduped-1",
+    DELAYED,
+];
+/// How long messages are delayed at most, in milliseconds.
+const DELAY_MAX_MS: u64 = 2000;
 /// Steps after which everything is brought to rest and checked.
 const STEPS_TO_REST: u64 = 150;
 
@@ -152,14 +177,30 @@ impl Simulation {
             next_id: 1,
         };
         simulation.model.is_tracing = setting("SIM_TRACE").is_some();
+        simulation.model.forgets_time = setup.memory_bytes.is_some() && !TIME_SURVIVES;
         simulation.trace(|| format!("{setup:?}"));
         simulation.connect_all();
+        simulation.declare_fixed();
         simulation
     }
 
     fn connect_all(&mut self) {
         self.clients = (0..CLIENTS).map(|_| Client::connect(&self.broker)).collect();
         self.model.connections = (0..CLIENTS).map(|_| Connection::default()).collect();
+    }
+
+    fn declare_fixed(&mut self) {
+        self.send(0, 1, Operation::OpenChannel);
+        for name in [DELAYING, UNIQUE] {
+            self.send(0, 1, Operation::DeclareExchange { name });
+        }
+        for queue in FIXED.into_iter().filter(|queue| *queue != DELAYED) {
+            self.send(0, 1, Operation::Declare { queue: queue.to_owned(), durable: true });
+            if !Kind::of(queue).exchange().is_empty() {
+                self.send(0, 1, Operation::Bind { queue: queue.to_owned() });
+            }
+        }
+        assert!(self.rest(), "nothing crashes yet");
     }
 
     fn trace(&self, text: impl FnOnce() -> String) {
@@ -195,10 +236,12 @@ impl Simulation {
 
     fn step(&mut self) {
         self.now_ms += 1;
+        self.model.set_now(self.now_ms);
         let client = self.random.random_range(0..CLIENTS);
         match self.random.random_range(0..1000) {
             0..450 => self.operate(client),
-            450..740 => self.arrive(client),
+            450..710 => self.arrive(client),
+            710..740 => drop(self.broker.tick(Now::made_up(self.now_ms))),
             740..850 => self.wake(client),
             850..890 => drop(self.take()),
             890..940 => drop(self.sync()),
@@ -266,7 +309,8 @@ impl Simulation {
         let Some(queue) = self.broker.pager.try_take() else { return false };
         self.is_serving = true;
         let broker = Arc::clone(&self.broker);
-        let served = broker.serve(&queue, |load| {
+        let now = Now::made_up(self.now_ms);
+        let served = broker.serve(&queue, now, |load| {
             (0..self.random.random_range(0..4)).for_each(|_| self.step());
             let loaded = self.log.load(load);
             (0..self.random.random_range(0..4)).for_each(|_| self.step());
@@ -278,7 +322,7 @@ impl Simulation {
         }
         self.seen("load");
         match served {
-            Ok(Served::Whole) => {}
+            Ok(Served::Whole | Served::Forwarded) => {}
             Ok(Served::Incomplete) => self.unserved.push(queue),
             Err(error) => return self.alive(Err(error)),
         }
@@ -349,8 +393,13 @@ impl Simulation {
         if channel.is_closing {
             return if self.is_idle(client) { vec![O::CloseOk] } else { vec![] };
         }
-        let (name, durable) = *QUEUES.choose(&mut self.random).expect("some");
-        let queue = name.to_owned();
+        let (name, durable) = if self.random.random_bool(0.5) {
+            (*FIXED.choose(&mut self.random).expect("some"), true)
+        } else {
+            *QUEUES.choose(&mut self.random).expect("some")
+        };
+        let (queue, kind) = (name.to_owned(), Kind::of(name));
+        let is_confirming = channel.is_confirming;
         if !self.model.live.contains_key(name) && self.random.random_bool(0.8) {
             return vec![O::Declare { queue, durable }];
         }
@@ -361,17 +410,37 @@ impl Simulation {
         let id = self.next_id;
         let one = match random.random_range(0..100) {
             0..34 => {
-                let queue = random.random_bool(0.75).then_some(queue);
+                let to_queue = random.random_bool(0.75) || kind.is_fixed();
+                if to_queue
+                    && (kind.is_for_letters() || ((kind.refuses() || kind.is_unique()) && !is_confirming))
+                {
+                    return Vec::new();
+                }
+                let queue = to_queue.then_some(queue);
                 let (persistent, mandatory) = (random.random_bool(0.6), random.random_bool(0.3));
-                O::Publish { queue, id, persistent, mandatory, priority: random.random_range(0..4) }
+                let ttl_ms = if kind == Kind::Delayed && to_queue {
+                    random.random_bool(0.8).then(|| random.random_range(0..DELAY_MAX_MS))
+                } else {
+                    let is_dated = random.random_bool(0.15)
+                        && !kind.refuses()
+                        && !kind.is_unique()
+                        && kind != Kind::Grouped;
+                    is_dated.then(|| random.random_range(0..100))
+                };
+                let priority = random.random_range(0..=PRIORITY_SAID_MAX);
+                O::Publish { queue, id, persistent, mandatory, priority, ttl_ms }
             }
             34..64 => return self.choose_settlement(client, number),
+            64..90 if kind == Kind::Delayed => return Vec::new(),
             64..72 => O::Get { queue, no_ack: random.random_bool(0.5) },
-            72..79 if tags.len() < 3 => {
-                O::Consume { queue, tag: format!("consumer-{id}"), no_ack: random.random_bool(0.4) }
+            72..79 if tags.len() < 3 && !kind.is_unique() => {
+                // What needs no acknowledgement is in flight when nobody knows.
+                let no_ack = random.random_bool(0.4) && kind != Kind::Grouped;
+                O::Consume { queue, tag: format!("consumer-{id}"), no_ack }
             }
             79..82 => O::Declare { queue, durable },
             82..85 => O::Passive { queue },
+            85..90 if kind.is_fixed() => return Vec::new(),
             85..87 => O::Bind { queue },
             87 => O::Unbind { queue },
             88 => O::Purge { queue },
@@ -444,7 +513,7 @@ impl Simulation {
             client.arrived = 0;
             whole.extend(client.sent.pop_front().map(|(channel, operation, _)| (channel, operation)));
         }
-        client.session.handle_input(Now { monotonic_ms: self.now_ms });
+        client.session.handle_input(Now::made_up(self.now_ms));
         for (channel, operation) in whole {
             self.model.read(number, channel, operation);
         }
@@ -452,7 +521,7 @@ impl Simulation {
     }
 
     fn wake(&mut self, number: usize) {
-        self.clients[number].session.handle_wake(Now { monotonic_ms: self.now_ms });
+        self.clients[number].session.handle_wake(Now::made_up(self.now_ms));
         self.events(number);
     }
 
@@ -478,7 +547,7 @@ impl Simulation {
             eprintln!("{number} disconnects");
         }
         self.events(number);
-        self.clients[number].session.handle_disconnect();
+        self.clients[number].session.handle_disconnect(Now::made_up(self.now_ms));
         // Nobody reads any more; what the log had not yet confirmed stays open.
         take_output(&mut self.clients[number].session);
         self.clients[number].sent.clear();
@@ -545,6 +614,7 @@ impl Simulation {
             assert!(round < 1000, "it does not come to rest");
             let mut moved = self.take();
             moved |= self.sync();
+            while self.broker.tick(Now::made_up(self.now_ms)) {}
             while self.serve() {
                 moved = true;
             }
@@ -554,15 +624,17 @@ impl Simulation {
             for client in 0..CLIENTS {
                 let before = self.clients[client].sent.len();
                 self.arrive_up_to(client, usize::MAX);
-                self.clients[client].session.handle_wake(Now { monotonic_ms: self.now_ms });
+                self.clients[client].session.handle_wake(Now::made_up(self.now_ms));
                 moved |= self.events(client) || before != self.clients[client].sent.len();
             }
             if !moved {
                 break;
             }
         }
+        self.model.settle_time();
         self.model.check_quiet();
         self.check_queues();
+        self.model.settle_letters();
         true
     }
 
@@ -570,12 +642,18 @@ impl Simulation {
     fn check_queues(&mut self) {
         let host = self.broker.virtual_host("/").expect("the virtual host");
         assert_eq!(host.queues().len(), self.model.live.len());
-        for handle in host.queues() {
+        let mut handles = host.queues();
+        // What is known of where dead letters come from says something of where they go.
+        handles.sort_by_key(|handle| match Kind::of(&handle.name) {
+            Kind::Last => 2,
+            kind => u8::from(kind.is_for_letters()),
+        });
+        for handle in handles {
             let number = self.model.live[&*handle.name];
             let consumers = self.model.consumers.values().filter(|consumer| consumer.queue == number).count();
-            let queue = &mut self.model.queues[number];
             let locked = handle.lock();
-            queue.check_ready(locked.ready_count() as usize);
+            self.model.check_ready(number, locked.ready_count() as usize);
+            let queue = &self.model.queues[number];
             assert_eq!(locked.unacked_count(), queue.count(State::Unacked), "unacked of {}", handle.name);
             assert_eq!(locked.consumer_count() as usize, consumers, "consumers of {}", handle.name);
         }
@@ -583,7 +661,14 @@ impl Simulation {
 
     /// Another client gets every message that is left.
     fn check_content(&mut self) {
-        for (name, queue) in self.model.live.clone() {
+        if self.random.random_bool(0.5) {
+            self.now_ms += DELAY_MAX_MS;
+            self.model.set_now(self.now_ms);
+        }
+        // What is due has left, and what has died is where it goes.
+        while !self.rest() {}
+        let now = Now::made_up(self.now_ms);
+        for (name, queue) in self.model.live.clone().into_iter().filter(|(name, _)| name != DELAYED) {
             let mut client = Client::connect(&self.broker);
             client.session.input().extend(wire::channel_open().on(1));
             let count = self.model.queues[queue].messages.len();
@@ -592,8 +677,8 @@ impl Simulation {
             let mut is_empty = false;
             for round in 0.. {
                 assert!(round < 1000, "{name} does not give what it has");
-                client.session.handle_input(Now::default());
-                client.session.handle_wake(Now::default());
+                client.session.handle_input(now);
+                client.session.handle_wake(now);
                 for event in client.incoming.read(&take_output(&mut client.session)) {
                     match event {
                         Event::GetOk { body, .. } => assert!(got.insert(id_of(&body)), "it comes once"),
@@ -605,7 +690,7 @@ impl Simulation {
                     break;
                 }
                 let Some(queue) = self.broker.pager.try_take() else { continue };
-                let served = self.broker.serve(&queue, |load| self.log.load(load));
+                let served = self.broker.serve(&queue, now, |load| self.log.load(load));
                 if served.is_err() {
                     assert!(self.log.disk().is_crashed());
                     return;
@@ -623,11 +708,17 @@ impl Simulation {
 }
 
 /// What must have been seen at the end.
-const EXPECTED: [&str; 24] = [
+const EXPECTED: [&str; 30] = [
     "publish",
     "deliver",
     "redelivered",
     "confirm",
+    "nack",
+    "dead letter",
+    "delayed",
+    "wait for the group",
+    "duplicate",
+    "refused, to come again",
     "settle",
     "settle multiple",
     "get",
@@ -652,7 +743,7 @@ const EXPECTED: [&str; 24] = [
 
 impl Client {
     fn connect(broker: &Arc<Broker>) -> Self {
-        let peer = Peer { address: "127.0.0.1:1".parse().expect("an address") };
+        let peer = Peer { address: ([127, 0, 0, 1], 1).into(), local: ([127, 0, 0, 1], 2).into() };
         let mut session = Session::new(Arc::clone(broker), peer, Now::default());
         let handshake = [
             wire::start_ok("guest", "guest", &["consumer_cancel_notify"]),

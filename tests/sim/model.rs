@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "a part of a test")]
 
 pub mod crash;
+mod letters;
 
 use std::{
     cmp::Reverse,
@@ -12,7 +13,10 @@ use std::{
 
 use self::crash::{Commit, History, Promise};
 use crate::{
-    operation::{Kind, LENGTH_MAX, Operation, PRIORITY_MAX, Settle},
+    operation::{
+        DELAYED, DELAYING, DELAYS_MS, KEYS_MAX, Kind, LENGTH_MAX, Operation, PRIORITY_MAX, PRIORITY_SAID_MAX,
+        Settle, UNIQUE_MAX, group_of, key_of,
+    },
     wire::Event,
 };
 
@@ -29,6 +33,17 @@ pub struct Model {
     bindings: BTreeSet<usize>,
     pub consumers: BTreeMap<String, Consumer>,
     pub connections: Vec<Connection>,
+    /// What time it is.
+    now_ms: u64,
+    /// Whether messages in memory only know their deadlines: see [`crash::TIME_SURVIVES`].
+    pub forgets_time: bool,
+    /// When something is to be looked at: queue and place.
+    dated: BTreeSet<(u64, usize, u64)>,
+    /// Messages that a queue may not have taken, as its publisher may be told: the queue.
+    unsure: BTreeMap<u64, usize>,
+    /// Messages that a queue has not taken, as their publishers will be told; whether one that is may be told otherwise,
+    /// as it repeats another.
+    refused: BTreeMap<u64, bool>,
     /// Messages that the log has.
     pub durable: HashSet<u64>,
     /// What the transactions did that were committed since the broker began.
@@ -42,10 +57,10 @@ pub struct Model {
 #[derive(Default)]
 pub struct Queue {
     pub name: String,
-    kind: Kind,
+    pub kind: Kind,
     pub durable: bool,
     pub is_live: bool,
-    /// By position, from 1.
+    /// By place: that is their position, from 1, or their number where nobody knows the order.
     pub messages: BTreeMap<u64, Message>,
     positions: BTreeMap<u64, u64>,
     /// How often something was put back, and how often without being marked as redelivered.
@@ -58,10 +73,21 @@ pub struct Queue {
     /// How many purges there were, and up to which one the client knows.
     purges: u64,
     purges_answered: u64,
+    /// Whether some were held when the broker began: those come back before others that were there, and not between them.
+    had_held: bool,
     /// Whether any of its messages may have been delivered, ever.
     was_delivered: bool,
     /// Up to where the log knew of deliveries when the broker began.
     delivered_up_to: u64,
+    /// All that came, where duplicates are known, as far as it may matter.
+    taken: Vec<Taken>,
+}
+
+/// A message that a queue has taken, and known by its key from then on.
+#[derive(Clone, Copy)]
+struct Taken {
+    id: u64,
+    persistent: bool,
 }
 
 pub struct Message {
@@ -82,6 +108,12 @@ pub struct Message {
     purge: u64,
     /// Whether there was such a purge. The log may count it among what was purged even if it was on its way then.
     met_purge: bool,
+    /// When it leaves by itself.
+    deadline_ms: u64,
+    /// Until when it is held.
+    until_ms: u64,
+    /// Where it has died, or may have: queue and place.
+    from: Option<(usize, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +123,21 @@ pub enum State {
     /// The same, but if it was in the queue, a purge took it; or it may have given way to others.
     MaybePurged,
     Unacked,
+    /// In the queue, and not ready before its time.
+    Held,
     Gone,
+}
+
+/// How a delivery ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Acked,
+    /// For good.
+    Rejected,
+    /// It comes back, and has failed.
+    Failed,
+    /// It comes back.
+    Released,
 }
 
 pub struct Consumer {
@@ -102,7 +148,7 @@ pub struct Consumer {
     no_ack: bool,
     pub unacked: u16,
     /// The highest position that it got fresh, by priority.
-    last: [u64; PRIORITY_MAX as usize + 1],
+    last: [u64; PRIORITY_SAID_MAX as usize + 1],
 }
 
 #[derive(Default)]
@@ -136,8 +182,8 @@ pub struct Channel {
     publishes: Vec<(u64, bool)>,
     confirmed: usize,
     published: Vec<(Option<String>, Published)>,
-    /// In a transaction: tag, delivery, whether to requeue.
-    settled: Vec<(u64, Delivery, bool)>,
+    /// In a transaction: tag, delivery, how it ends.
+    settled: Vec<(u64, Delivery, End)>,
     committed: Vec<u64>,
 }
 
@@ -147,6 +193,7 @@ struct Published {
     persistent: bool,
     mandatory: bool,
     priority: u8,
+    ttl_ms: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -154,6 +201,18 @@ pub struct Delivery {
     queue: usize,
     position: u64,
     consumer: Option<String>,
+}
+
+impl Settle {
+    fn end(&self) -> End {
+        match (self.is_ack, self.requeue, self.multiple) {
+            (true, ..) => End::Acked,
+            (_, false, _) => End::Rejected,
+            // `basic.reject` says that it failed, `basic.nack` does not.
+            (.., true) => End::Released,
+            _ => End::Failed,
+        }
+    }
 }
 
 impl Consumer {
@@ -172,60 +231,99 @@ impl Queue {
         self.messages.values().filter(|message| message.state == state).count()
     }
 
-    /// That many are ready, and nothing is on its way.
-    pub fn check_ready(&mut self, ready: usize) {
-        let (available, unsure) = (self.count(State::Available), self.count(State::MaybePurged));
-        assert!(
-            (available..=available + unsure).contains(&ready),
-            "{ready} ready, not {available}: {}",
-            self.name
-        );
-        if ready == available {
-            let purged = self.messages.values_mut().filter(|message| message.state == State::MaybePurged);
-            purged.for_each(|message| message.state = State::Gone);
-        }
+    /// The message that came there and that this one repeats.
+    fn original(&self, id: u64) -> Option<Taken> {
+        let mut known = self.taken[self.taken.len().saturating_sub(KEYS_MAX)..].iter();
+        known.find(|known| key_of(known.id) == key_of(id)).copied()
+    }
+
+    /// Those of them that wait for no other one of their group.
+    fn free(&self) -> impl Iterator<Item = (u64, &Message)> {
+        let is_grouped = self.kind == Kind::Grouped;
+        let unacked = self.messages.values().filter(|message| is_grouped && message.state == State::Unacked);
+        let busy: HashSet<u64> = unacked.filter_map(|message| group_of(message.id)).collect();
+        self.available()
+            .filter(move |(_, message)| group_of(message.id).is_none_or(|group| !busy.contains(&group)))
+    }
+
+    /// Whether none of the group of that one is in flight, or was there before.
+    fn is_next_of_group(&self, place: u64) -> bool {
+        let Some(group) = group_of(self.messages[&place].id).filter(|_| self.kind == Kind::Grouped) else {
+            return true;
+        };
+        let others = self.messages.iter().filter(|(_, message)| group_of(message.id) == Some(group));
+        others.filter(|(other, _)| **other != place).all(|(other, message)| match message.state {
+            State::Unacked => false,
+            State::Available => *other > place,
+            _ => true,
+        })
     }
 
     /// The first one that a client may get.
     fn first_available(&self) -> Option<u64> {
-        let first = self.available().min_by_key(|(position, message)| (Reverse(message.priority), *position));
+        let first = self.free().min_by_key(|(position, message)| (Reverse(message.priority), *position));
         first.map(|(position, _)| position)
     }
 
     /// A queue that is too long lets go of its head. What is on its way to a consumer counts here and not there, so
-    /// more may be marked here than goes.
-    fn bound(&mut self) {
-        if self.kind != Kind::Bounded {
-            return;
+    /// more may be marked here than goes. Returns the places of those that it has marked.
+    fn bound(&mut self) -> Vec<u64> {
+        if !matches!(self.kind, Kind::Bounded | Kind::Dropping) {
+            return Vec::new();
         }
         let is_there = |message: &Message| matches!(message.state, State::Available | State::MaybePurged);
-        let counts = |message: &&mut Message| is_there(message) || message.was_early;
-        let excess = self.messages.values_mut().rev().filter(counts).skip(LENGTH_MAX);
-        for message in excess.filter(|message| is_there(message)) {
+        let counts = |(_, message): &(&u64, &mut Message)| is_there(message) || message.was_early;
+        let excess = self.messages.iter_mut().rev().filter(counts).skip(LENGTH_MAX);
+        let excess = excess.filter(|(_, message)| is_there(message)).map(|(place, message)| {
             (message.state, message.met_purge) = (State::MaybePurged, true);
-        }
+            *place
+        });
+        excess.collect()
     }
 
-    fn push(&mut self, Published { id, persistent, priority, .. }: Published) {
+    /// Returns its place.
+    fn push(&mut self, published: Published, now_ms: u64) -> u64 {
+        let Published { id, persistent, priority, ttl_ms, .. } = published;
         self.last += 1;
-        let position = self.last;
-        let (returns_before, give_backs_before) = (self.returns, self.give_backs);
-        self.positions.insert(id, position);
+        let place = if self.kind.is_unordered() { id } else { self.last };
+        self.positions.insert(id, place);
+        let ttl_ms = ttl_ms.unwrap_or(u64::MAX).min(self.kind.ttl_ms());
         let message = Message {
+            priority: match self.kind {
+                Kind::Prioritized => priority.min(PRIORITY_MAX),
+                kind if kind.is_quorum() => priority,
+                _ => 0,
+            },
+            state: if self.kind.refuses() { State::MaybePurged } else { State::Available },
+            returns_before: self.returns,
+            give_backs_before: self.give_backs,
+            met_purge: self.kind.refuses(),
+            deadline_ms: now_ms.saturating_add(ttl_ms),
+            ..Message::new(id, persistent)
+        };
+        self.messages.insert(place, message);
+        place
+    }
+}
+
+impl Message {
+    fn new(id: u64, persistent: bool) -> Self {
+        Self {
             id,
             persistent,
-            priority: if self.kind == Kind::Prioritized { priority.min(PRIORITY_MAX) } else { 0 },
+            priority: 0,
             state: State::Available,
             failed: 0,
             seen: false,
             was_early: false,
-            returns_before,
-            give_backs_before,
+            returns_before: 0,
+            give_backs_before: 0,
             purge: 0,
             met_purge: false,
-        };
-        self.messages.insert(position, message);
-        self.bound();
+            deadline_ms: u64::MAX,
+            until_ms: 0,
+            from: None,
+        }
     }
 }
 
@@ -273,29 +371,24 @@ impl Model {
         }
         match operation.clone() {
             _ if missing => {}
-            O::Publish { queue, id, persistent, mandatory, priority } => {
-                let published = Published { id, persistent, mandatory, priority };
+            O::Publish { queue, id, persistent, mandatory, priority, ttl_ms } => {
+                let published = Published { id, persistent, mandatory, priority, ttl_ms };
                 let channel = self.channel(connection, number);
                 if channel.is_transactional {
                     channel.published.push((queue, published));
                 } else {
-                    let is_logged = self.publish(connection, queue, published);
-                    self.channel(connection, number).publishes.push((id, is_logged));
+                    let confirmed = self.publish(connection, queue, published);
+                    self.channel(connection, number).publishes.push(confirmed);
                 }
                 return;
             }
             O::Settle(settle) => return self.settle(connection, number, &settle),
             O::CloseOk => unreachable!("only a closing channel is answered"),
-            O::Declare { queue, durable } => {
-                let history = self.names.entry(queue.clone()).or_default();
-                if !self.live.contains_key(&queue) {
-                    self.live.insert(queue.clone(), self.queues.len());
-                    history.push(Some(self.queues.len()));
-                    let (name, kind) = (queue.clone(), Kind::of(&queue));
-                    self.queues.push(Queue { name, kind, durable, is_live: true, ..Queue::default() });
-                }
-                promise = Some(Promise::Exists { number: history.number(), queue });
+            O::Declare { queue, durable } => promise = Some(self.declare(queue, durable)),
+            O::DeclareExchange { name } if name == DELAYING => {
+                promise = Some(self.declare(DELAYED.to_owned(), true));
             }
+            O::DeclareExchange { .. } => {}
             O::Delete { queue } => {
                 let history = self.names.entry(queue.clone()).or_default();
                 if let Some(queue) = self.live.remove(&queue) {
@@ -305,6 +398,7 @@ impl Model {
                 }
                 promise = Some(Promise::Exists { number: history.number(), queue });
             }
+            O::Bind { queue } if Kind::of(&queue).is_fixed() => {}
             O::Bind { queue } => {
                 let queue = self.live[&queue];
                 if self.bindings.insert(queue) {
@@ -346,7 +440,7 @@ impl Model {
             O::Select => self.channel(connection, number).is_transactional = true,
             O::Recover => {
                 let deliveries = std::mem::take(&mut self.channel(connection, number).unacked);
-                deliveries.into_values().for_each(|delivery| self.release(&delivery, true));
+                deliveries.into_values().for_each(|delivery| self.release(&delivery, End::Released));
             }
             O::Consume { queue, tag, no_ack } => {
                 let prefetch = self.channel(connection, number).prefetch;
@@ -364,19 +458,61 @@ impl Model {
         self.connections[connection].waiting = Some((number, operation));
     }
 
-    /// Whether the log must have the message before it is confirmed.
-    fn publish(&mut self, connection: usize, queue: Option<String>, published: Published) -> bool {
+    fn declare(&mut self, queue: String, durable: bool) -> Promise {
+        let history = self.names.entry(queue.clone()).or_default();
+        if !self.live.contains_key(&queue) {
+            self.live.insert(queue.clone(), self.queues.len());
+            history.push(Some(self.queues.len()));
+            let (name, kind) = (queue.clone(), Kind::of(&queue));
+            self.queues.push(Queue { name, kind, durable, is_live: true, ..Queue::default() });
+        }
+        Promise::Exists { number: history.number(), queue }
+    }
+
+    /// The message that is to be confirmed, and whether the log must have it before that.
+    fn publish(&mut self, connection: usize, queue: Option<String>, mut published: Published) -> (u64, bool) {
         let queues: Vec<usize> = match queue {
+            // It is not delayed.
+            Some(name) if name == DELAYED && published.ttl_ms.is_none_or(|delay_ms| delay_ms == 0) => {
+                published.ttl_ms = None;
+                Kind::Delayed.targets().iter().map(|name| self.live[*name]).collect()
+            }
             Some(name) => self.live.get(&name).copied().into_iter().collect(),
             None => self.bindings.iter().copied().collect(),
         };
-        for queue in &queues {
-            self.queues[*queue].push(published);
+        if let Some(queue) = queues.iter().copied().find(|queue| self.queues[*queue].kind.is_unique()) {
+            if let Some(original) = self.queues[queue].original(published.id) {
+                *self.seen.entry("duplicate").or_default() += 1;
+                return (original.id, original.persistent);
+            }
+            if self.queues[queue].available().count() >= UNIQUE_MAX {
+                self.refuse(published.id, self.queues[queue].kind);
+                return (published.id, false);
+            }
+            let Published { id, persistent, .. } = published;
+            self.queues[queue].taken.push(Taken { id, persistent });
+        }
+        for queue in queues.iter().copied() {
+            let place = self.queues[queue].push(published, self.now_ms);
+            if self.queues[queue].kind.refuses() {
+                self.unsure.insert(published.id, queue);
+                self.may_be_dead(queue, place);
+            }
+            self.look_again(queue, place);
+            self.bound(queue);
         }
         if queues.is_empty() && published.mandatory {
             self.connections[connection].returns.push_back(published.id);
         }
-        published.persistent && queues.iter().any(|queue| self.queues[*queue].durable)
+        let is_logged = published.persistent && queues.iter().any(|queue| self.queues[*queue].durable);
+        (published.id, is_logged)
+    }
+
+    /// A queue is full. As long as it has not said so, the exchange before it takes what has the same key for a duplicate.
+    fn refuse(&mut self, id: u64, kind: Kind) {
+        let mut others = self.refused.keys().filter(|_| kind == Kind::Deduped);
+        let may_repeat = others.any(|other| key_of(*other) == key_of(id));
+        self.refused.insert(id, may_repeat);
     }
 
     fn settle(&mut self, connection: usize, number: u16, settle: &Settle) {
@@ -386,11 +522,11 @@ impl Model {
         assert!(tags.contains(&settle.tag), "the simulation settles what is there");
         let deliveries =
             tags.into_iter().map(|tag| (tag, channel.unacked.remove(&tag).expect("it is there")));
-        let deliveries: Vec<_> = deliveries.map(|(tag, delivery)| (tag, delivery, settle.requeue)).collect();
+        let deliveries: Vec<_> = deliveries.map(|(tag, delivery)| (tag, delivery, settle.end())).collect();
         if channel.is_transactional {
             channel.settled.extend(deliveries);
         } else {
-            deliveries.iter().for_each(|(_, delivery, requeue)| self.release(delivery, *requeue));
+            deliveries.iter().for_each(|(_, delivery, end)| self.release(delivery, *end));
         }
     }
 
@@ -400,14 +536,16 @@ impl Model {
             (std::mem::take(&mut channel.published), std::mem::take(&mut channel.settled));
         let mut commit = Commit::default();
         for (queue, published) in published {
-            if self.publish(connection, queue, published) {
+            if self.publish(connection, queue, published).1 {
                 self.channel(connection, number).committed.push(published.id);
                 commit.published.push(published.id);
             }
         }
-        for (_, delivery, requeue) in settled {
-            self.release(&delivery, requeue);
-            if !requeue {
+        for (_, delivery, end) in settled {
+            self.release(&delivery, end);
+            // A strict queue keeps what it rejects until another one has it.
+            let may_stay = end == End::Rejected && self.queues[delivery.queue].kind == Kind::Strict;
+            if matches!(end, End::Acked | End::Rejected) && !may_stay {
                 commit.settled.insert((delivery.queue, delivery.position));
             }
         }
@@ -417,16 +555,34 @@ impl Model {
     }
 
     /// A delivery is settled, for good or not.
-    fn release(&mut self, delivery: &Delivery, requeue: bool) {
+    fn release(&mut self, delivery: &Delivery, end: End) {
         if let Some(consumer) = delivery.consumer.as_ref().and_then(|tag| self.consumers.get_mut(tag)) {
             consumer.unacked -= 1;
         }
-        let queue = &mut self.queues[delivery.queue];
-        queue.returns += u64::from(requeue);
-        let message = queue.messages.get_mut(&delivery.position).expect("it was delivered");
-        message.state = if requeue { State::Available } else { State::Gone };
-        message.failed += u32::from(requeue && queue.kind == Kind::Quorum);
-        queue.bound();
+        let (index, place, now_ms) = (delivery.queue, delivery.position, self.now_ms);
+        let queue = &mut self.queues[index];
+        let message = queue.messages.get_mut(&place).expect("it was delivered");
+        match end {
+            End::Acked => message.state = State::Gone,
+            End::Rejected => self.is_dead(index, place),
+            End::Failed | End::Released if message.deadline_ms <= now_ms => self.is_dead(index, place),
+            End::Failed | End::Released => {
+                queue.returns += 1;
+                message.state = State::Available;
+                let is_retried = queue.kind == Kind::Retrying;
+                if is_retried || (queue.kind.is_quorum() && end == End::Failed) {
+                    message.failed += 1;
+                }
+                let delay_ms = DELAYS_MS.get((message.failed as usize).wrapping_sub(1));
+                if message.failed > queue.kind.delivery_limit() || (is_retried && delay_ms.is_none()) {
+                    self.is_dead(index, place);
+                } else if let Some(delay_ms) = delay_ms.filter(|_| is_retried) {
+                    (message.state, message.until_ms) = (State::Held, now_ms + delay_ms);
+                }
+            }
+        }
+        self.look_again(index, place);
+        self.bound(index);
     }
 
     fn end_channel(&mut self, connection: usize, number: u16) {
@@ -434,7 +590,7 @@ impl Model {
         let unacked = std::mem::take(&mut channel.unacked).into_values();
         let settled = std::mem::take(&mut channel.settled).into_iter().map(|(_, delivery, _)| delivery);
         let deliveries: Vec<_> = unacked.chain(settled).collect();
-        deliveries.iter().for_each(|delivery| self.release(delivery, true));
+        deliveries.iter().for_each(|delivery| self.release(delivery, End::Failed));
         let Self { consumers, queues, .. } = self;
         consumers.retain(|_, consumer| {
             let is_ours = (consumer.connection, consumer.channel) == (connection, number);
@@ -469,7 +625,11 @@ impl Model {
                 let counted = failed_deliveries(&properties);
                 self.delivered(connection, channel, &consumer, tag, (redelivered, counted), &body);
             }
-            Event::Ack { channel, tag, multiple } => self.confirmed(connection, channel, tag, multiple),
+            Event::Ack { channel, tag, multiple } => self.confirmed(connection, channel, tag, multiple, true),
+            Event::Method { ids: (60, 120), arguments, channel } => {
+                let tag = u64::from_be_bytes(arguments[..8].try_into().expect("eight octets"));
+                self.confirmed(connection, channel, tag, false, false);
+            }
             Event::Return { body, .. } => {
                 assert_eq!(
                     self.connections[connection].returns.pop_front(),
@@ -505,8 +665,8 @@ impl Model {
         let has_credit = consumer.prefetch == 0 || consumer.unacked < consumer.prefetch;
         let of_consumers = channel.unacked.values().filter(|delivery| delivery.consumer.is_some()).count();
         let has_room = channel.limit == 0 || of_consumers < channel.limit.into();
-        let is_there = matches!(queue.messages[position].state, State::Available | State::MaybePurged);
-        is_there && (consumer.no_ack || (has_credit && has_room))
+        let is_ready = self.may_be_ready(&queue.messages[position]) && queue.is_next_of_group(*position);
+        is_ready && (consumer.no_ack || (has_credit && has_room))
     }
 
     /// The broker has gone on after its last answer.
@@ -536,7 +696,12 @@ impl Model {
             let message = &queue.messages[&position];
             let last = &mut consumer.last[usize::from(message.priority)];
             let came_back = message.give_backs_before < queue.give_backs;
-            assert!(came_back || position > *last, "{position} after {last} from {}", queue.name);
+            let is_ordered = !queue.kind.is_unordered() && queue.kind != Kind::Grouped;
+            assert!(
+                !is_ordered || came_back || position > *last,
+                "{position} after {last} from {}",
+                queue.name
+            );
             *last = position.max(*last);
         }
         let failed = queue.messages[&position].failed;
@@ -565,15 +730,19 @@ impl Model {
         no_ack: bool,
         delivery: Delivery,
     ) {
+        self.is_alive(delivery.queue, delivery.position);
+        let is_ready = self.may_be_ready(&self.queues[delivery.queue].messages[&delivery.position]);
         let queue = &mut self.queues[delivery.queue];
+        assert!(
+            queue.is_next_of_group(delivery.position),
+            "{} of {} overtakes another one of its group",
+            queue.messages[&delivery.position].id,
+            queue.name
+        );
         queue.was_delivered = true;
         let message = queue.messages.get_mut(&delivery.position).expect("a position of the queue");
         let id = message.id;
-        assert!(
-            matches!(message.state, State::Available | State::MaybePurged),
-            "{id} is {:?}",
-            message.state
-        );
+        assert!(is_ready, "{id} of {} is {:?}", queue.name, message.state);
         assert!(redelivered || !message.seen, "{id} was delivered before");
         assert!(!redelivered || queue.returns > message.returns_before, "{id} was never delivered before");
         *self.seen.entry("redelivered").or_default() += u64::from(redelivered);
@@ -589,17 +758,20 @@ impl Model {
         }
     }
 
-    fn confirmed(&mut self, connection: usize, number: u16, tag: u64, multiple: bool) {
+    fn confirmed(&mut self, connection: usize, number: u16, tag: u64, multiple: bool, is_taken: bool) {
         let channel = self.connections[connection].channels.get_mut(&number).expect("an open channel");
         assert!(channel.is_confirming);
         let first = channel.confirmed;
         assert!(tag as usize > first && tag as usize <= channel.publishes.len(), "a confirm of nothing");
         assert!(multiple || tag as usize == first + 1, "confirms come in order");
         channel.confirmed = tag as usize;
-        for (id, is_logged) in &channel.publishes[first..channel.confirmed] {
-            assert!(!is_logged || self.durable.contains(id), "{id} is confirmed before it is durable");
+        let confirmed = channel.publishes[first..channel.confirmed].to_vec();
+        for (id, is_logged) in confirmed {
+            let is_durable = self.durable.contains(&id);
+            assert!(!is_logged || !is_taken || is_durable, "{id} is confirmed before it is durable");
+            self.was_taken(id, is_taken);
         }
-        *self.seen.entry("confirm").or_default() += 1;
+        *self.seen.entry(if is_taken { "confirm" } else { "nack" }).or_default() += 1;
     }
 
     fn answered(&mut self, connection: usize, event: Event) {
@@ -626,7 +798,7 @@ impl Model {
                 assert!(
                     !self.queues[queue].is_live
                         || self.is_shared(queue)
-                        || self.queues[queue].available().count() == 0,
+                        || self.queues[queue].free().count() == 0,
                     "it was not empty"
                 );
             }
@@ -655,8 +827,8 @@ impl Model {
 
     /// Whether consumers may have messages of the queue on their way.
     fn is_shared(&self, queue: usize) -> bool {
-        let is_unsure =
-            self.queues[queue].messages.values().any(|message| message.state == State::MaybePurged);
+        let is_unsure = |message: &Message| matches!(message.state, State::MaybePurged | State::Held);
+        let is_unsure = self.queues[queue].messages.values().any(is_unsure);
         is_unsure || self.consumers.values().any(|consumer| consumer.queue == queue)
     }
 
@@ -671,16 +843,18 @@ impl Model {
     ) {
         let queue = self.connections[connection].getting.expect("a queue to get from");
         let position = *self.queues[queue].positions.get(&id_of(body)).expect("nothing is invented");
-        let is_counted = self.queues[queue].kind == Kind::Quorum;
+        let kind = self.queues[queue].kind;
+        let is_counted = kind.is_quorum();
         if !self.is_shared(queue) {
             // What came back is at the tail of a quorum queue, or was not sent and is at its head.
             let first = self.queues[queue].first_available();
-            assert!(is_counted || first == Some(position), "the first comes first");
+            let is_ordered = !is_counted && !kind.is_unordered() && !self.queues[queue].had_held;
+            assert!(!is_ordered || first == Some(position), "the first comes first");
             let available = self.queues[queue].available().count();
             assert_eq!(available, left as usize + 1, "get-ok's count");
         }
         let failed = self.queues[queue].messages[&position].failed;
-        assert_eq!(counted, is_counted.then_some(failed), "x-delivery-count");
+        assert_eq!(counted, (is_counted || failed > 0).then_some(failed), "x-delivery-count");
         self.took(connection, number, tag, redelivered, no_ack, Delivery { queue, position, consumer: None });
     }
 
@@ -720,7 +894,8 @@ impl Model {
                     && (channel.limit == 0
                         || channel.unacked.len() + channel.settled.len() < channel.limit.into()));
             assert!(queue.is_live, "{tag} was not cancelled");
-            assert!(!has_credit || queue.available().count() == 0, "{tag} gets nothing from {}", queue.name);
+            let waits = queue.free().next().map(|(_, message)| message.id).filter(|_| has_credit);
+            assert_eq!(waits, None, "{tag} does not get it from {}", queue.name);
         }
     }
 }
@@ -735,10 +910,11 @@ fn cancelled(arguments: &[u8]) -> String {
     String::from_utf8_lossy(&arguments[1..=usize::from(arguments[0])]).into_owned()
 }
 
-/// What the header `x-delivery-count` says.
+/// What the header `x-delivery-count` says, or that of a queue that puts retries off.
 fn failed_deliveries(properties: &[u8]) -> Option<u32> {
-    let name = b"x-delivery-countl";
-    let at = properties.windows(name.len()).position(|window| window == name)? + name.len();
-    let count = i64::from_be_bytes(properties[at..at + 8].try_into().expect("eight octets"));
-    Some(count.try_into().expect("a small count"))
+    [&b"x-delivery-countl"[..], b"x-retry-countl"].into_iter().find_map(|name| {
+        let at = properties.windows(name.len()).position(|window| window == name)? + name.len();
+        let count = i64::from_be_bytes(properties[at..at + 8].try_into().expect("eight octets"));
+        Some(count.try_into().expect("a small count"))
+    })
 }

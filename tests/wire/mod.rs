@@ -130,6 +130,10 @@ pub fn declare_exchange(name: &str, kind: &str, bits: u8) -> Method {
     Method::new(40, 10).u16(0).short(name).short(kind).u8(bits).long(&[])
 }
 
+pub fn declare_exchange_with(name: &str, kind: &str, bits: u8, arguments: &[u8]) -> Method {
+    Method::new(40, 10).u16(0).short(name).short(kind).u8(bits).long(arguments)
+}
+
 pub fn delete_exchange(name: &str) -> Method {
     Method::new(40, 20).u16(0).short(name).u8(0)
 }
@@ -188,9 +192,27 @@ pub const TRANSIENT: &[u8] = &[0, 0];
 /// Delivery mode 2 and nothing else.
 pub const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
+/// A delivery mode, and headers, which are fields of a table.
+pub fn mode_and_headers(delivery_mode: u8, fields: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(fields.len()).expect("few").to_be_bytes();
+    [&[0x30, 0], &len[..], fields, &[delivery_mode]].concat()
+}
+
 /// A delivery mode and a priority.
 pub fn mode_and_priority(delivery_mode: u8, priority: u8) -> [u8; 4] {
     [0x18, 0, delivery_mode, priority]
+}
+
+/// A delivery mode, a priority and an expiration.
+pub fn mode_priority_and_expiration(delivery_mode: u8, priority: u8, expiration: &str) -> Vec<u8> {
+    let len = u8::try_from(expiration.len()).expect("a short string");
+    [&[0x19, 0, delivery_mode, priority, len], expiration.as_bytes()].concat()
+}
+
+/// A delivery mode, a priority and a correlation id.
+pub fn mode_priority_and_correlation(delivery_mode: u8, priority: u8, id: &str) -> Vec<u8> {
+    let len = u8::try_from(id.len()).expect("a short string");
+    [&[0x1C, 0, delivery_mode, priority, len], id.as_bytes()].concat()
 }
 
 /// A publish with its content, the body in one frame.

@@ -8,24 +8,48 @@
 //! | fanout | the destinations | none |
 //! | topic | a trie of the keys' words | the part of the trie that matches |
 //! | headers | patterns by one of their headers | the patterns that share a header with the message |
+//! | x-consistent-hash | runs of buckets | a few steps for the bucket, a look-up for its run |
+//! | x-modulus-hash | the destinations by name | one look-up |
+//! | x-random, x-local-random | the destinations | one look-up |
+//! | x-recent-history | as fanout, and [`History`] | a lock, to keep the message |
 //!
-//! Nothing here knows what a destination is, takes a lock or looks at a message's body.
+//! `x-delayed-message` routes as another type, `x-message-deduplication` as fanout.
+//!
+//! Nothing here takes a lock, but for [`History`], or looks at a message's body.
 
+mod arguments;
+mod consistent_hash;
+mod declared;
 mod destinations;
 mod direct;
 mod fanout;
 mod headers;
+mod modulus_hash;
+mod random;
+mod recent_history;
+mod routing;
 mod term;
 mod topic;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use arguments::{ExchangeArguments, alternate_argument};
+pub(in crate::broker) use declared::DestinationId;
+pub use declared::{Destination, Exchange, ExchangeProperties};
+pub use recent_history::{History, Kept};
+pub use routing::{HashOn, Routing};
 
 use crate::amqp::Table;
+use consistent_hash::ConsistentHash;
 use direct::Direct;
 use fanout::Fanout;
 use headers::Headers;
+use modulus_hash::ModulusHash;
+use random::{LocalRandom, Random};
+use routing::stirred;
 use topic::Topic;
 
 /// How an exchange chooses the bindings that a message follows.
@@ -39,18 +63,41 @@ pub enum ExchangeKind {
     Topic,
     /// The binding's arguments are compared with the message's headers.
     Headers,
+    /// One destination, by a hash of the message: the same ones go to the same one.
+    ConsistentHash,
+    /// One destination, by a hash of the routing key and the number of bindings.
+    ModulusHash,
+    /// One destination at random.
+    Random,
+    /// One queue at random.
+    LocalRandom,
+    /// Every binding, and new ones get the last messages.
+    RecentHistory,
+    /// As the type in `x-delayed-type`, after a delay that the message says.
+    DelayedMessage,
+    /// Every binding, unless it was there before.
+    MessageDeduplication,
 }
 
 impl ExchangeKind {
+    /// Every type.
+    pub const ALL: [Self; 11] = [
+        Self::Direct,
+        Self::Fanout,
+        Self::Topic,
+        Self::Headers,
+        Self::ConsistentHash,
+        Self::ModulusHash,
+        Self::Random,
+        Self::LocalRandom,
+        Self::RecentHistory,
+        Self::DelayedMessage,
+        Self::MessageDeduplication,
+    ];
+
     /// The type named in `exchange.declare`; `None` for a name that we do not know.
     pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "direct" => Some(Self::Direct),
-            "fanout" => Some(Self::Fanout),
-            "topic" => Some(Self::Topic),
-            "headers" => Some(Self::Headers),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// The name on the wire.
@@ -60,7 +107,27 @@ impl ExchangeKind {
             Self::Fanout => "fanout",
             Self::Topic => "topic",
             Self::Headers => "headers",
+            Self::ConsistentHash => "x-consistent-hash",
+            Self::ModulusHash => "x-modulus-hash",
+            Self::Random => "x-random",
+            Self::LocalRandom => "x-local-random",
+            Self::RecentHistory => "x-recent-history",
+            Self::DelayedMessage => "x-delayed-message",
+            Self::MessageDeduplication => "x-message-deduplication",
         }
+    }
+}
+
+/// What a binding leads to: a cheap handle that compares and hashes by identity, and whose order is that of the names.
+pub trait Endpoint: Clone + Eq + Hash + Ord {
+    /// Whether it is a queue, and not another exchange.
+    fn is_queue(&self) -> bool;
+}
+
+/// Numbers stand for queues in tests and benchmarks.
+impl Endpoint for u32 {
+    fn is_queue(&self) -> bool {
+        true
     }
 }
 
@@ -72,29 +139,47 @@ pub struct InvalidBinding {
     pub text: String,
 }
 
-/// The bindings of one exchange, to destinations of type `D` (a cheap handle that compares and hashes by identity).
+/// The bindings of one exchange, to destinations of type `D`.
 ///
 /// A binding is (destination, binding key, arguments); as in RabbitMQ the order of the arguments does not matter,
 /// their exact types do.
 #[derive(Debug)]
 pub struct Bindings<D> {
     kind: ExchangeKind,
+    hash_on: HashOn,
     routes: Routes<D>,
     by_destination: HashMap<D, Bound>,
     len: usize,
+    /// How many times a destination was drawn. It is what the next draw is made of, so that a simulation can repeat it.
+    drawn: AtomicU64,
 }
 
-impl<D: Clone + Eq + Hash> Bindings<D> {
-    /// No bindings yet.
+impl<D: Endpoint> Bindings<D> {
+    /// No bindings yet, of an exchange of that type without arguments.
     pub fn new(kind: ExchangeKind) -> Self {
-        Self { kind, routes: Routes::new(kind), by_destination: HashMap::new(), len: 0 }
+        Self::with_arguments(&ExchangeArguments::none(kind))
+    }
+
+    /// No bindings yet, of an exchange with these arguments.
+    pub fn with_arguments(arguments: &ExchangeArguments) -> Self {
+        let (kind, hash_on) = (arguments.routes_as, arguments.hash_on.clone());
+        let routes = Routes::new(kind);
+        Self { kind, hash_on, routes, by_destination: HashMap::new(), len: 0, drawn: AtomicU64::new(0) }
+    }
+
+    /// Takes all bindings out and leaves none.
+    pub fn take(&mut self) -> Self {
+        let (kind, hash_on) = (self.kind, self.hash_on.clone());
+        let (routes, drawn) = (Routes::new(kind), AtomicU64::new(self.drawn.load(Ordering::Relaxed)));
+        std::mem::replace(self, Self { kind, hash_on, routes, by_destination: HashMap::new(), len: 0, drawn })
     }
 
     /// Adds a binding; false if it was there already.
     ///
     /// # Errors
     ///
-    /// A topic exchange refuses a key of more than 16 `#`, a headers exchange an `x-match` that it does not know.
+    /// A topic exchange refuses a key of more than 16 `#`, a headers exchange an `x-match` that it does not know, an
+    /// `x-consistent-hash` exchange a key that is no weight, an `x-local-random` exchange any key.
     pub fn insert(&mut self, key: &str, arguments: &Table, destination: D) -> Result<bool, InvalidBinding> {
         self.routes.validate(key, arguments)?;
         let binding = Binding::new(key, arguments);
@@ -124,32 +209,47 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
     /// Takes away every binding to a destination and says how many there were. The bindings to others cost nothing.
     pub fn remove_destination(&mut self, destination: &D) -> usize {
         let bound = self.by_destination.remove(destination).unwrap_or_default();
-        let mut count = 0;
-        for binding in bound.iter() {
-            self.routes.remove(binding, destination);
-            count += 1;
+        let count = bound.iter().count();
+        if let Routes::ConsistentHash(table) = &mut self.routes {
+            // Binding by binding, each would have its time to count.
+            table.remove_destination(destination);
+        } else {
+            bound.iter().for_each(|binding| self.routes.remove(binding, destination));
         }
         self.removed(count);
         count
     }
 
     /// Shows `visit` the destination of every binding that a message follows. A destination that several bindings
-    /// lead to may be shown more than once. The order depends only on the inserts and removes so far.
+    /// lead to may be shown more than once. The order depends only on the inserts and removes so far, and what is drawn on
+    /// the draws before too.
     ///
-    /// `headers` is the message's header table as it came, without its length. One that can't be decoded counts as empty:
-    /// it was checked when the message arrived.
-    pub fn route(&self, routing_key: &str, headers: Option<&[u8]>, visit: &mut impl FnMut(&D)) {
+    /// A header table that can't be decoded counts as empty: it was checked when the message arrived.
+    pub fn route(&self, routing: &Routing<'_>, visit: &mut impl FnMut(&D)) {
         match &self.routes {
-            Routes::Direct(direct) => direct.route(routing_key, visit),
+            Routes::Direct(direct) => routing.keys.iter().for_each(|key| direct.route(key, visit)),
             Routes::Fanout(fanout) => fanout.route(visit),
-            Routes::Topic(topic) => topic.route(routing_key, visit),
-            Routes::Headers(table) => table.route(headers, visit),
+            Routes::Topic(topic) => routing.keys.iter().for_each(|key| topic.route(key, visit)),
+            Routes::Headers(table) => table.route(routing.properties.headers, visit),
+            Routes::ConsistentHash(table) => table.route(self.hash_on.hash(routing), visit),
+            Routes::ModulusHash(table) => table.route(routing, visit),
+            Routes::Random(random) => random.route(self.draw(), visit),
+            Routes::LocalRandom(random) => random.route(self.draw(), visit),
         }
     }
 
-    /// Whether [`route`](Self::route) looks at the headers, so that a caller who keeps routes by key must not keep these.
-    pub fn depends_on_headers(&self) -> bool {
-        self.kind == ExchangeKind::Headers
+    fn draw(&self) -> u64 {
+        stirred(self.drawn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether the routing keys are not all that [`route`](Self::route) looks at, so that a caller who keeps routes by key
+    /// must not keep these.
+    pub fn depends_on_message(&self) -> bool {
+        match self.kind {
+            ExchangeKind::Headers | ExchangeKind::Random | ExchangeKind::LocalRandom => true,
+            ExchangeKind::ConsistentHash => self.hash_on != HashOn::RoutingKey,
+            _ => false,
+        }
     }
 
     /// Every binding as (key, arguments sorted by name, destination), in no stated order.
@@ -157,6 +257,15 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         self.by_destination.iter().flat_map(|(destination, bound)| {
             bound.iter().map(move |binding| (&*binding.key, binding.arguments.table(), destination))
         })
+    }
+
+    /// The bindings to one destination as (key, arguments sorted by name), in no stated order.
+    pub fn to(&self, destination: &D) -> impl Iterator<Item = (&str, &Table)> {
+        let bound = self.by_destination.get(destination);
+        bound
+            .into_iter()
+            .flat_map(|bound| bound.iter())
+            .map(|binding| (&*binding.key, binding.arguments.table()))
     }
 
     /// The number of bindings.
@@ -173,7 +282,7 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
     fn removed(&mut self, bindings: usize) {
         self.len -= bindings;
         if self.is_empty() {
-            *self = Self::new(self.kind);
+            self.take();
         }
     }
 }
@@ -185,23 +294,37 @@ enum Routes<D> {
     Fanout(Fanout<D>),
     Topic(Topic<D>),
     Headers(Headers<D>),
+    ConsistentHash(ConsistentHash<D>),
+    ModulusHash(ModulusHash<D>),
+    Random(Random<D>),
+    LocalRandom(LocalRandom<D>),
 }
 
-impl<D: Clone + Eq + Hash> Routes<D> {
+impl<D: Endpoint> Routes<D> {
+    /// `x-delayed-message` is another type where it routes: see [`ExchangeArguments::routes_as`].
     fn new(kind: ExchangeKind) -> Self {
         match kind {
             ExchangeKind::Direct => Self::Direct(Direct::default()),
-            ExchangeKind::Fanout => Self::Fanout(Fanout::default()),
+            ExchangeKind::Fanout
+            | ExchangeKind::RecentHistory
+            | ExchangeKind::DelayedMessage
+            | ExchangeKind::MessageDeduplication => Self::Fanout(Fanout::default()),
             ExchangeKind::Topic => Self::Topic(Topic::default()),
             ExchangeKind::Headers => Self::Headers(Headers::default()),
+            ExchangeKind::ConsistentHash => Self::ConsistentHash(ConsistentHash::default()),
+            ExchangeKind::ModulusHash => Self::ModulusHash(ModulusHash::default()),
+            ExchangeKind::Random => Self::Random(Random::default()),
+            ExchangeKind::LocalRandom => Self::LocalRandom(LocalRandom::default()),
         }
     }
 
     fn validate(&self, key: &str, arguments: &Table) -> Result<(), InvalidBinding> {
         match self {
-            Self::Direct(_) | Self::Fanout(_) => Ok(()),
+            Self::Direct(_) | Self::Fanout(_) | Self::ModulusHash(_) | Self::Random(_) => Ok(()),
             Self::Topic(_) => topic::validate(key),
             Self::Headers(_) => headers::validate(arguments),
+            Self::ConsistentHash(_) => consistent_hash::validate(key),
+            Self::LocalRandom(_) => random::validate_local(key),
         }
     }
 
@@ -211,6 +334,10 @@ impl<D: Clone + Eq + Hash> Routes<D> {
             Self::Fanout(fanout) => fanout.insert(destination),
             Self::Topic(topic) => topic.insert(&binding.key, destination),
             Self::Headers(headers) => headers.insert(&binding.arguments, destination),
+            Self::ConsistentHash(table) => table.insert(binding, destination),
+            Self::ModulusHash(table) => table.insert(destination),
+            Self::Random(random) => random.insert(destination),
+            Self::LocalRandom(random) => random.insert(destination),
         }
     }
 
@@ -220,6 +347,10 @@ impl<D: Clone + Eq + Hash> Routes<D> {
             Self::Fanout(fanout) => fanout.remove(destination),
             Self::Topic(topic) => topic.remove(&binding.key, destination),
             Self::Headers(headers) => headers.remove(&binding.arguments, destination),
+            Self::ConsistentHash(table) => table.remove(binding, destination),
+            Self::ModulusHash(table) => table.remove(destination),
+            Self::Random(random) => random.remove(destination),
+            Self::LocalRandom(random) => random.remove(destination),
         }
     }
 }
@@ -344,7 +475,7 @@ impl Hash for Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amqp::Value;
+    use crate::amqp::{Properties, Value};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -432,6 +563,7 @@ mod tests {
                 ExchangeKind::Fanout => true,
                 ExchangeKind::Topic => topic_matches(&words(key), &words(routing_key)),
                 ExchangeKind::Headers => headers_match(arguments, headers),
+                _ => unreachable!("their tests are beside them"),
             };
             let followed = self.0.iter().filter(|(key, arguments, _)| follows(key, arguments));
             followed.map(|(.., destination)| *destination).collect()
@@ -520,7 +652,9 @@ mod tests {
                 Step::Route(routing_key, headers) => {
                     let bytes = headers.as_ref().map(encoded);
                     let mut found = BTreeSet::new();
-                    bindings.route(&routing_key, bytes.as_deref(), &mut |to| _ = found.insert(*to));
+                    let properties = Properties { headers: bytes.as_deref(), ..Properties::default() };
+                    let routing = Routing { keys: &[&routing_key], properties, now_ms: 0 };
+                    bindings.route(&routing, &mut |to| _ = found.insert(*to));
                     prop_assert_eq!(found, model.route(kind, &routing_key, &headers.unwrap_or_default()));
                 }
             }
@@ -566,7 +700,7 @@ mod tests {
 
     #[test]
     fn kinds_are_known_by_their_names() {
-        for kind in KINDS {
+        for kind in ExchangeKind::ALL {
             assert_eq!(ExchangeKind::parse(kind.name()), Some(kind));
         }
         assert_eq!(ExchangeKind::parse("Direct"), None);
@@ -627,8 +761,42 @@ mod tests {
     }
 
     #[test]
-    fn only_headers_exchanges_look_at_headers() {
-        let looking = KINDS.map(|kind| Bindings::<u32>::new(kind).depends_on_headers());
-        assert_eq!(looking, [false, false, false, true]);
+    fn routes_that_the_key_does_not_decide_are_told() {
+        let dependent: Vec<_> = ExchangeKind::ALL
+            .into_iter()
+            .filter(|kind| Bindings::<u32>::new(*kind).depends_on_message())
+            .collect();
+        assert_eq!(dependent, [ExchangeKind::Headers, ExchangeKind::Random, ExchangeKind::LocalRandom]);
+        let mut arguments = ExchangeArguments::none(ExchangeKind::ConsistentHash);
+        arguments.hash_on = HashOn::MessageId;
+        assert!(Bindings::<u32>::with_arguments(&arguments).depends_on_message());
+    }
+
+    /// RabbitMQ: a message with CC is one message.
+    #[test]
+    fn b4_types_that_choose_one_destination_choose_one_for_all_routing_keys() {
+        use ExchangeKind as Kind;
+        for kind in [Kind::ConsistentHash, Kind::ModulusHash, Kind::Random, Kind::LocalRandom] {
+            let mut bindings = Bindings::new(kind);
+            let key = if kind == Kind::LocalRandom { "" } else { "1" };
+            for to in 0..10 {
+                assert_eq!(bindings.insert(key, &Table::default(), to), Ok(true));
+            }
+            let mut found = BTreeSet::new();
+            for number in 0..200 {
+                let mut count = 0;
+                let keys = [&*number.to_string(), "cc", "bcc"];
+                bindings.route(&Routing::by_keys(&keys), &mut |to| {
+                    count += 1;
+                    found.insert(*to);
+                });
+                assert_eq!(count, 1, "{kind:?}");
+            }
+            assert_eq!(found.len(), 10, "{kind:?}");
+            (0..9).for_each(|to| assert_eq!(bindings.remove_destination(&to), 1));
+            bindings.route(&Routing::by_keys(&["k"]), &mut |to| assert_eq!(*to, 9));
+            assert!(bindings.remove(key, &Table::default(), &9) && bindings.is_empty());
+            bindings.route(&Routing::by_keys(&["k"]), &mut |_| panic!("nothing is bound"));
+        }
     }
 }

@@ -139,6 +139,8 @@ pub(super) struct Consumers {
     connections: Vec<Connection>,
     /// Places of the connections with pending deliveries.
     touched: Vec<usize>,
+    /// The one that wants to be alone, and is.
+    pub(super) exclusive: Option<ConsumerKey>,
 }
 
 /// The consumers of one priority that can take a message, in turn.

@@ -4,159 +4,104 @@
 //! settles or expires takes the lock for a batch and calls the queue inline; nothing waits while holding it.
 
 mod arguments;
+mod checks;
 mod consumers;
+mod deadlines;
+mod due;
+mod dying;
+mod groups;
+mod handle;
+mod holds;
+mod levels;
+mod paging;
+mod rare;
 mod ready;
+mod retry;
+mod rules;
 mod unsettled;
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashSet, sync::Arc};
 
-pub(in crate::broker) use self::arguments::{comparable, inequivalent};
 pub use self::{
-    arguments::{QueueArguments, QueueKind},
+    arguments::{DeadLetterStrategy, GroupBy, Overflow, QueueArguments, QueueKind, priority_levels},
     consumers::{ChannelCredit, ConsumerKey, ConsumerSpec},
+    deadlines::Deadlines,
+    handle::{QueueHandle, QueueProperties},
+    levels::Levels,
     ready::Entry,
+    retry::{Retry, RetryOn, Schedule},
     unsettled::Slot,
+};
+pub(in crate::broker) use self::{
+    arguments::{comparable, inequivalent},
+    rules::Rule,
 };
 use self::{
     consumers::{Blocked, Consumers},
-    ready::{CHUNK_BYTES_MAX, CHUNK_COUNT_MAX, Chunk, Ready},
+    groups::Groups,
+    rare::Rare,
+    ready::Ready,
     unsettled::{Unsettled, UnsettledSlab},
 };
 use super::{
-    Now,
-    journal::{Fact, Target},
+    NEVER,
+    death::Reason,
+    dedup::{Cache, Deduplication, Key},
+    effects::{Cause, Effects, Letter},
+    journal::Fact,
     limit::Permit,
     message::Message,
     outbox::{ConnectionId, ConsumerId, Delivery, Outbox},
-    pager::{Load, Loaded, Pager, PriorityLevel},
+    pager::Pager,
     refusal::{Refusal, Resource},
-    restore::RecoveredQueue,
-    vhost::Effects,
+    restore::{RecoveredCache, RecoveredQueue},
 };
-use crate::amqp::Table;
 
 /// Identity of a queue, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
-
-/// What a queue was declared as.
-#[derive(Clone, Debug)]
-pub struct QueueProperties {
-    /// Whether it survives a restart.
-    pub durable: bool,
-    /// Whether it is deleted when its last consumer goes.
-    pub auto_delete: bool,
-    /// The connection that it belongs to and goes with.
-    pub exclusive: Option<ConnectionId>,
-    /// The arguments as they were declared.
-    pub table: Table,
-    /// The arguments that act, parsed.
-    pub arguments: QueueArguments,
-}
-
-/// A queue as everybody holds it.
-pub struct QueueHandle {
-    /// Its identity.
-    pub id: QueueId,
-    /// Its name.
-    pub name: Arc<str>,
-    /// The virtual host it lives in.
-    pub virtual_host: Arc<str>,
-    /// What it was declared as.
-    pub properties: QueueProperties,
-    queue: Mutex<Queue>,
-    used_ms: AtomicU64,
-}
-
-impl fmt::Debug for QueueHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.resource())
-    }
-}
-
-impl QueueHandle {
-    /// An empty queue.
-    pub fn new(
-        id: QueueId,
-        name: Arc<str>,
-        virtual_host: Arc<str>,
-        properties: QueueProperties,
-        permit: Permit,
-        pager: Arc<Pager>,
-    ) -> Self {
-        let queue = Mutex::new(Queue::new(id, &properties, permit, pager));
-        Self { id, name, virtual_host, properties, queue, used_ms: AtomicU64::new(0) }
-    }
-
-    /// The queue itself.
-    ///
-    /// # Locking
-    /// After the topology's lock, before an outbox's or the journal's; never two queues at once.
-    pub fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect("invariant: no panic under a queue's lock")
-    }
-
-    /// It was used: declared, consumed or got from.
-    pub fn used(&self, now: Now) {
-        self.used_ms.store(now.monotonic_ms, Ordering::Relaxed);
-    }
-
-    /// When it was used last, on the monotonic clock.
-    pub fn used_ms(&self) -> u64 {
-        self.used_ms.load(Ordering::Relaxed)
-    }
-
-    /// Its name in reply texts.
-    pub fn resource(&self) -> Resource<'_> {
-        Resource { kind: "queue", name: &self.name, virtual_host: &self.virtual_host }
-    }
-
-    /// Refuses a connection that an exclusive queue does not belong to.
-    pub fn check_access(&self, connection: ConnectionId) -> Result<(), Refusal> {
-        match self.properties.exclusive {
-            Some(owner) if owner != connection => Err(Refusal::locked(self.resource())),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct Queue {
     id: QueueId,
     is_durable: bool,
+    deleted: bool,
+    /// Whether it keeps the delayed messages of an exchange.
+    delays: bool,
+    /// Whether messages of one key go one at a time (`x-group-by`).
+    is_grouped: bool,
+    /// Whether it does not take every message: it has limits, or looks for duplicates.
+    is_picky: bool,
+    /// Whether it waits for messages that only the log has.
+    is_loading: bool,
+    /// Whether the log has messages that do not survive.
+    has_paged: bool,
     ready: Ready,
     unsettled: UnsettledSlab,
-    consumers: Consumers,
-    exclusive_consumer: Option<ConsumerKey>,
+    /// Once there was one: what has no consumers takes less memory without.
+    consumers: Option<Box<Consumers>>,
     next_sequence: u64,
     /// The highest sequence number of those that the log has and that were delivered to be acknowledged.
     delivered: u64,
     /// How far the log has heard of that.
     delivered_noted: u64,
-    kind: QueueKind,
-    delivery_limit: Option<u64>,
+    arguments: Arc<QueueArguments>,
     limits: Option<Limits>,
-    deleted: bool,
+    /// How long a message may wait here, in milliseconds; [`NEVER`] for as long as need be.
+    ttl_ms: u64,
+    /// When its timer goes off: see [`Effects::timers`].
+    timer_ms: u64,
     /// Its share of the limit on queues, until it is deleted.
     permit: Option<Permit>,
     pager: Arc<Pager>,
     /// What the pager knows of it to be in memory, in octets.
     resident_bytes: u64,
-    /// Whether it waits for messages that only the log has.
-    is_loading: bool,
-    /// Whether the log has messages that do not survive.
-    has_paged: bool,
     /// Who waits with basic.get until the head is in memory.
     waiting: Vec<Arc<Outbox>>,
     /// Messages up to this sequence number may have been delivered before the start.
     redelivered_up_to: u64,
+    rare: Option<Box<Rare>>,
 }
 
 /// How much may be ready, and what gives way when there is more.
@@ -164,16 +109,49 @@ pub struct Queue {
 struct Limits {
     length: u64,
     body_bytes: u64,
-    rejects: bool,
+    overflow: Overflow,
 }
 
 /// A queue does not take a message because it is full (RabbitMQ: `x-overflow` = `reject-publish`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// The next message is only in the log: it has to be loaded first.
+/// The next message is only in the log and has to be loaded first, or is behind too many that have expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paged;
+
+/// Where a published message is in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// When it leaves by itself, in [`Now::unix_ms`](super::Now::unix_ms); [`NEVER`] if it does not.
+    pub deadline_ms: u64,
+}
+
+/// What a queue says of a message that is published to it.
+enum Admission {
+    /// It has had it before.
+    Duplicate,
+    /// It takes it, and knows it by that key from now on if it looks for duplicates.
+    New(Option<Key>),
+}
+
+/// How a delivery comes back to its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// The client has never seen it.
+    Unseen,
+    /// The client has put it back (`basic.nack`, `basic.recover`).
+    Released,
+    /// It failed: it was rejected (`basic.reject`), or its channel or connection has ended.
+    Failed,
+}
+
+/// Messages whose time has come that are seen to under one lock.
+const DUE_AT_A_TIME: usize = 512;
+/// How soon a dead letter that may not be lost is offered again to queues that did not take it, in milliseconds.
+const DEAD_LETTER_RETRY_MS: u64 = 1000;
 
 /// A message that basic.get took.
 #[derive(Debug)]
@@ -187,35 +165,107 @@ pub struct Got {
 }
 
 impl Queue {
-    fn new(id: QueueId, properties: &QueueProperties, permit: Permit, pager: Arc<Pager>) -> Self {
-        let arguments = &properties.arguments;
+    fn new(
+        id: QueueId,
+        properties: &QueueProperties,
+        delays: bool,
+        permit: Permit,
+        pager: Arc<Pager>,
+    ) -> Self {
+        let arguments = Arc::clone(&properties.arguments);
         Self {
             id,
             is_durable: properties.durable,
-            ready: Ready::new(arguments.max_priority),
+            deleted: false,
+            delays,
+            is_grouped: arguments.group_by.is_some(),
+            is_picky: is_picky(&arguments),
+            is_loading: false,
+            has_paged: false,
+            ready: Ready::new(arguments.levels()),
             unsettled: UnsettledSlab::default(),
-            consumers: Consumers::new(arguments.single_active_consumer),
-            exclusive_consumer: None,
+            consumers: None,
             next_sequence: 1,
             delivered: 0,
             delivered_noted: 0,
-            kind: arguments.kind,
-            delivery_limit: arguments.delivery_limit,
-            limits: Limits::new(arguments),
-            deleted: false,
+            limits: Limits::new(&arguments),
+            ttl_ms: arguments.message_ttl_ms.unwrap_or(NEVER),
+            arguments,
+            timer_ms: NEVER,
             permit: Some(permit),
             pager,
             resident_bytes: 0,
-            is_loading: false,
-            has_paged: false,
             waiting: Vec::new(),
             redelivered_up_to: 0,
+            rare: None,
+        }
+    }
+
+    /// Makes other arguments act: policies have changed. This is the one place that takes them over; what can't change
+    /// is its kind, its priorities, and whether it has a single active consumer. `handle` is this queue's own.
+    pub fn reconfigure(
+        &mut self,
+        arguments: &Arc<QueueArguments>,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) {
+        self.limits = Limits::new(arguments);
+        let (before, after) = (&self.arguments.deduplication, &arguments.deduplication);
+        let has_same_keys =
+            before.as_ref().zip(after.as_ref()).is_some_and(|(before, after)| before.has_same_keys(after));
+        if let Some(rare) = self.rare.as_mut().filter(|_| !has_same_keys) {
+            rare.keys = Cache::default();
+        }
+        self.arguments = Arc::clone(arguments);
+        self.is_picky = is_picky(arguments);
+        self.ttl_ms = arguments.message_ttl_ms.unwrap_or(NEVER);
+        self.regroup();
+        // It drops what is too much by the new limits.
+        self.deliver(handle, effects);
+    }
+
+    /// Messages of one key go one at a time from now on, or no longer, or it is another key.
+    fn regroup(&mut self) {
+        let was_grouped = std::mem::replace(&mut self.is_grouped, self.arguments.group_by.is_some());
+        let Some(rare) = self.rare.as_mut().filter(|_| was_grouped || self.is_grouped) else {
+            return self.count_flights();
+        };
+        // What waits goes back to its place, and comes to wait again if it still has to.
+        while let Some(entry) = rare.groups.pop_first() {
+            self.ready.put_back(entry);
+        }
+        rare.groups = Groups::default();
+        rare.holds.forget_keys();
+        self.count_flights();
+    }
+
+    /// Finds out which keys have messages in flight: delivered ones, and those that are put off. Until all of these are
+    /// known, nothing is delivered.
+    fn count_flights(&mut self) {
+        let holds_none = self.rare.as_ref().is_none_or(|rare| rare.holds.is_empty());
+        if !self.is_grouped || (self.unsettled.len() == 0 && holds_none) {
+            return;
+        }
+        let Rare { holds, groups, .. } = &mut **self.rare.get_or_insert_default();
+        for entry in self.unsettled.entries().chain(holds.look_for_keys()) {
+            if let Some(key) = key_of(&self.arguments, entry) {
+                groups.began(key);
+            }
         }
     }
 
     /// Messages that wait for a consumer.
     pub fn ready_count(&self) -> u32 {
-        u32::try_from(self.ready.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.ready_len()).unwrap_or(u32::MAX)
+    }
+
+    /// The same, and those that wait for another one of their key.
+    fn ready_len(&self) -> u64 {
+        self.ready.len() + self.rare.as_ref().map_or(0, |rare| rare.groups.parked() as u64)
+    }
+
+    fn ready_body_bytes(&self) -> u64 {
+        self.ready.body_bytes() + self.rare.as_ref().map_or(0, |rare| rare.groups.body_bytes())
     }
 
     /// Messages that were delivered and are not settled.
@@ -225,81 +275,223 @@ impl Queue {
 
     /// Consumers.
     pub fn consumer_count(&self) -> u32 {
-        u32::try_from(self.consumers.len()).unwrap_or(u32::MAX)
+        let count = self.consumers.as_ref().map_or(0, |consumers| consumers.len());
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Adds a message at the tail and returns its sequence number. The caller calls [`Queue::deliver`] once its batch
-    /// is in. A message for a queue that was deleted meanwhile is dropped, which counts as settled.
+    /// Adds a message at the tail and says where it is. The caller calls [`Queue::deliver`] once its batch is in. It may
+    /// wait for `ttl_ms` milliseconds, or [`NEVER`]. A duplicate, and a message for a queue that was deleted meanwhile, is
+    /// dropped, which counts as settled: `None`.
     ///
     /// # Errors
     /// If the queue is full and rejects what is published to it.
     pub fn publish(
         &mut self,
         message: Message,
+        ttl_ms: u64,
         handle: &Arc<QueueHandle>,
         effects: &mut Effects,
-    ) -> Result<u64, Full> {
-        if self.limits.is_some() {
-            // Whether the queue is full depends on what its consumers have taken before this message.
-            self.deliver(handle, effects);
-            self.check_room(&message)?;
+    ) -> Result<Option<Placed>, Full> {
+        let mut key = None;
+        if self.is_picky {
+            match self.admit(&message, handle, effects)? {
+                Admission::Duplicate => return Ok(None),
+                Admission::New(of_message) => key = of_message,
+            }
+        }
+        if self.deleted {
+            return Ok(None);
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        if !self.deleted {
-            let stored = self.is_durable && message.is_persistent();
-            self.ready.push_back(Entry::new(sequence, stored, message));
+        let deadline_ms = effects.now.unix_ms.saturating_add(ttl_ms.min(self.ttl_ms));
+        let stored = self.is_durable && message.is_persistent();
+        if let Some(key) = key {
+            self.know(sequence, key, stored, effects);
         }
-        Ok(sequence)
+        self.ready.push_back(Entry::new(sequence, deadline_ms, stored, message));
+        Ok(Some(Placed { sequence, deadline_ms }))
     }
 
-    fn check_room(&self, message: &Message) -> Result<(), Full> {
-        let Some(limits) = self.limits.filter(|limits| limits.rejects) else { return Ok(()) };
-        let body_bytes = self.ready.body_bytes() + message.body().len() as u64;
-        let is_full = self.ready.len() + 1 > limits.length || body_bytes > limits.body_bytes;
-        if is_full { Err(Full) } else { Ok(()) }
+    /// Whether a queue that does not take everything takes a message.
+    ///
+    /// # Errors
+    /// If it is full and rejects what is published to it.
+    fn admit(
+        &mut self,
+        message: &Message,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) -> Result<Admission, Full> {
+        if self.limits.is_some() {
+            // Whether the queue is full depends on what its consumers have taken before this message.
+            self.deliver(handle, effects);
+        }
+        let key = self.key(message, effects.now.unix_ms);
+        if self.knows(key, effects.now.unix_ms) {
+            effects.has_duplicates = true;
+            return Ok(Admission::Duplicate);
+        }
+        if self.limits.is_some() {
+            self.check_room(message, handle, effects)?;
+        }
+        Ok(Admission::New(key))
+    }
+
+    /// What a duplicate of the message is known by, if the queue looks for duplicates.
+    fn key(&self, message: &Message, now_ms: u64) -> Option<Key> {
+        self.arguments.deduplication.as_ref()?.key_of(message, now_ms)
+    }
+
+    fn knows(&self, key: Option<Key>, now_ms: u64) -> bool {
+        let rare = self.rare.as_deref();
+        key.zip(rare).is_some_and(|(key, rare)| rare.keys.knows(key.key, now_ms))
+    }
+
+    /// From now on, messages with that key are duplicates of this one. The log is told if it has the message, and if the key
+    /// outlives it: whether a message is in the queue is not known from its key.
+    fn know(&mut self, sequence: u64, key: Key, stored: bool, effects: &mut Effects) {
+        let Some(Deduplication { cache_size, remembers, .. }) = self.arguments.deduplication else { return };
+        self.rare().keys.insert(sequence, key, cache_size, effects.now.unix_ms);
+        if stored && remembers {
+            let Key { key, until_ms } = key;
+            effects.facts.push(Fact::Seen { cache: self.id, key, until_ms, keep: cache_size });
+        }
+    }
+
+    /// A message has left the queue: it may come again, unless its key is remembered.
+    #[inline]
+    fn left(&mut self, sequence: u64) {
+        if let Some(rare) = &mut self.rare {
+            forget_key(&self.arguments, rare, sequence);
+        }
+    }
+
+    fn check_room(
+        &mut self,
+        message: &Message,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) -> Result<(), Full> {
+        if self.has_room(message) {
+            return Ok(());
+        }
+        if self.limits.is_some_and(|limits| limits.overflow == Overflow::RejectPublishDlx) {
+            // It never was in the queue, so the log has nothing to hear of its end.
+            let entry = Entry::new(0, NEVER, false, message.clone());
+            self.discard(entry, Reason::MaxLength, handle, effects);
+        }
+        Err(Full)
+    }
+
+    /// Whether the queue takes a message: it may be full and reject it, unless that is a duplicate.
+    pub fn takes(&self, message: &Message, now_ms: u64) -> bool {
+        self.has_room(message) || self.knows(self.key(message, now_ms), now_ms)
+    }
+
+    fn has_room(&self, message: &Message) -> bool {
+        let Some(limits) = self.limits.filter(|limits| limits.overflow != Overflow::DropHead) else {
+            return true;
+        };
+        let body_bytes = self.ready_body_bytes() + message.body().len() as u64;
+        self.ready_len() < limits.length && body_bytes <= limits.body_bytes
     }
 
     /// Drops messages from the head until the queue is within its limits again, or its head has to be loaded first.
-    fn drop_excess(&mut self, effects: &mut Effects) {
-        while self.has_excess() {
-            let Some(entry) = self.ready.pop() else { return };
-            self.discard(&entry, effects);
+    fn drop_excess(&mut self, handle: &Arc<QueueHandle>, effects: &mut Effects) {
+        let mut dropped = 0;
+        while self.has_excess() && dropped < DUE_AT_A_TIME {
+            let Some(entry) = self.pop_oldest() else { return };
+            self.pass_turn(&entry);
+            self.discard(entry, Reason::MaxLength, handle, effects);
+            dropped += 1;
         }
+    }
+
+    /// Takes the next message out, or the first one that waits for its key if that is older.
+    fn pop_oldest(&mut self) -> Option<Entry> {
+        if let Some(rare) = &mut self.rare
+            && let Some(parked) = rare.groups.first_sequence()
+            && self.ready.peek().is_none_or(|head| parked < head.sequence)
+        {
+            return rare.groups.pop_first();
+        }
+        self.ready.pop()
     }
 
     fn has_excess(&self) -> bool {
         self.limits.as_ref().is_some_and(|limits| {
-            let is_above = self.ready.len() > limits.length || self.ready.body_bytes() > limits.body_bytes;
-            is_above && !limits.rejects
+            let is_above = self.ready_len() > limits.length || self.ready_body_bytes() > limits.body_bytes;
+            is_above && limits.overflow == Overflow::DropHead
         })
     }
 
-    /// A message leaves the queue and has reached nobody who wants it: this is where it will be dead-lettered.
-    fn discard(&self, entry: &Entry, effects: &mut Effects) {
-        self.note_settled(entry, effects);
+    /// A message leaves the queue and has reached nobody who wants it: it is dead-lettered, or gone.
+    fn discard(&mut self, entry: Entry, reason: Reason, handle: &Arc<QueueHandle>, effects: &mut Effects) {
+        self.left(entry.sequence);
+        match self.cause(reason) {
+            Some(cause) => effects.letters.push(Letter { queue: Arc::clone(handle), entry, cause }),
+            None => self.note_settled(&entry, effects),
+        }
     }
 
-    /// Tells the log that a message has left the queue, if it knows the message.
-    fn note_settled(&self, entry: &Entry, effects: &mut Effects) {
+    /// Why a message that leaves for that reason goes to an exchange, if it does.
+    fn cause(&self, reason: Reason) -> Option<Cause> {
+        if self.delays && reason == Reason::Expired {
+            return Some(Cause::Delay);
+        }
+        self.arguments.dead_letter_exchange.as_ref().map(|_| Cause::Death(reason))
+    }
+
+    /// A message has left the queue for good. The log is told if it knows the message.
+    fn note_settled(&mut self, entry: &Entry, effects: &mut Effects) {
+        self.left(entry.sequence);
         if entry.stored {
             effects.settled(self.id, entry.sequence, entry.body_bytes);
         }
     }
 
-    /// Gives ready messages to the consumers that can take them. `handle` is this queue's own.
+    /// Gives ready messages to the consumers that can take them, and sees to those whose time has come. `handle` is this
+    /// queue's own.
     pub fn deliver(&mut self, handle: &Arc<QueueHandle>, effects: &mut Effects) {
-        let wakes = &mut effects.wakes;
-        while self.ready.has_head() {
+        let now_ms = effects.now.unix_ms;
+        if self.due_ms() <= now_ms {
+            self.release_held(handle, effects);
+            // What expires at this very moment is delivered if somebody takes it at once (RabbitMQ: a TTL of 0).
+            self.expire(now_ms.saturating_sub(1), handle, effects);
+        }
+        self.give_to_consumers(handle, effects);
+        self.drop_excess(handle, effects);
+        if self.due_ms() <= now_ms {
+            self.expire(now_ms, handle, effects);
+        }
+        self.note_delivered(effects);
+        self.set_timer(handle, effects);
+        if !self.waiting.is_empty() && (self.ready.has_head() || self.ready.is_empty()) {
+            self.wake_waiting(effects);
+        }
+        if self.ready.memory_bytes() != self.resident_bytes || self.ready.is_paged() || self.rare.is_some() {
+            self.page(handle, effects);
+        }
+    }
+
+    fn give_to_consumers(&mut self, handle: &Arc<QueueHandle>, effects: &mut Effects) {
+        while self.expire_head(handle, effects) && self.has_next() {
+            let wakes = &mut effects.wakes;
             let on_blocked = |blocked| {
                 if let Blocked::OnRoom(outbox) = blocked {
                     outbox.stall(handle);
                     wakes.add(&outbox);
                 }
             };
-            let Some(turn) = self.consumers.next(on_blocked) else { break };
+            let Some(consumers) = self.consumers.as_deref_mut() else { return };
+            let Some(turn) = consumers.next(on_blocked) else { break };
             let entry = self.ready.pop().expect("invariant: its head is there");
-            let Entry { sequence, delivery_count, redelivered, stored, .. } = entry;
+            if self.is_grouped || self.is_picky {
+                let next = note_delivery(&self.arguments, &mut self.rare, &entry, turn.no_ack());
+                next.into_iter().for_each(|next| self.ready.put_back(next));
+            }
+            let Entry { sequence, deadline_ms, delivery_count, redelivered, stored, .. } = entry;
             let (message, slot) = if turn.no_ack() {
                 (entry.message, Slot::NONE)
             } else {
@@ -317,97 +509,82 @@ impl Queue {
                 delivery_count,
                 slot,
                 sequence,
+                deadline_ms,
                 message,
             });
         }
-        self.consumers.push_pending(|outbox| wakes.add(outbox));
-        self.drop_excess(effects);
-        self.note_delivered(effects);
-        if self.ready.memory_bytes() != self.resident_bytes || self.ready.is_paged() {
-            self.page(handle, effects);
+        if let Some(consumers) = &mut self.consumers {
+            consumers.push_pending(|outbox| effects.wakes.add(outbox));
         }
     }
 
-    /// Keeps to the queue's share of memory, and sees that its head comes back.
-    fn page(&mut self, handle: &Arc<QueueHandle>, effects: &mut Effects) {
-        self.account();
-        let excess = self.pager.excess_bytes(self.resident_bytes);
-        if excess > 0 {
-            self.page_out(excess, effects);
-            self.account();
-        }
-        self.request_load(handle);
+    /// Whether [`Ready::pop`] gives a message that may be delivered now.
+    #[inline(always)]
+    fn has_next(&mut self) -> bool {
+        if self.is_grouped { self.has_next_of_keys() } else { self.ready.has_head() }
     }
 
-    fn account(&mut self) {
-        let now = self.ready.memory_bytes();
-        self.pager.account(self.resident_bytes, now);
-        self.resident_bytes = now;
+    fn has_next_of_keys(&mut self) -> bool {
+        let is_free = self.park_waiting();
+        is_free && !self.rare.as_deref().is_some_and(|rare| rare.holds.has_keyless())
     }
 
-    /// Leaves messages to the log; those that it does not have are told to it.
-    fn page_out(&mut self, bytes: u64, effects: &mut Effects) {
-        let (queue, has_paged) = (self.id, &mut self.has_paged);
-        self.ready.page_out(bytes, |entry| {
-            if !entry.stored {
-                *has_paged = true;
-                let target = Target { queue, sequence: entry.sequence, survives: false };
-                effects.facts.push(Fact::Publish { message: entry.message, queues: vec![target] });
+    /// Parks messages that have to wait for others of their keys, until one is at the head that need not. Whether there is
+    /// one.
+    fn park_waiting(&mut self) -> bool {
+        while let Some(head) = self.ready.peek() {
+            let Some(key) = key_of(&self.arguments, head) else { return true };
+            let sequence = head.sequence;
+            let Some(rare) = self.rare.as_mut().filter(|rare| rare.groups.must_wait(key, sequence)) else {
+                return true;
+            };
+            if rare.groups.is_full() {
+                return false;
             }
-        });
+            if let Some(entry) = self.ready.pop() {
+                rare.groups.park(key, entry);
+            }
+        }
+        false
     }
 
-    /// Asks for the messages that are needed next, unless they are on their way already.
-    fn request_load(&mut self, handle: &Arc<QueueHandle>) {
-        if !self.is_loading && self.wanted().is_some() {
-            self.is_loading = true;
-            self.pager.request(handle);
+    /// A message is in flight no longer: the next one of its key takes its place in the queue.
+    #[inline]
+    fn end_flight(&mut self, entry: &Entry) {
+        if self.is_grouped {
+            self.end_flight_of_key(entry);
         }
     }
 
-    fn wanted(&self) -> Option<(Chunk, Option<PriorityLevel>)> {
-        let has_consumers = !self.consumers.is_empty();
-        let is_needed = has_consumers || !self.waiting.is_empty() || self.has_excess();
-        if is_needed { self.ready.wanted(has_consumers) } else { None }
-    }
-
-    /// What is to be loaded for the queue, after it was requested; `None` if it needs nothing any more.
-    pub fn next_load(&mut self) -> Option<Load> {
-        let Some((chunk, priorities)) = self.wanted() else {
-            self.is_loading = false;
-            return None;
-        };
-        self.ready.begin_load(&chunk, priorities);
-        let Chunk { first, last, .. } = chunk;
-        let bytes_max = if chunk.is_recovered() { CHUNK_BYTES_MAX as usize } else { usize::MAX };
-        Some(Load { queue: self.id, first, last, priorities, count_max: CHUNK_COUNT_MAX as usize, bytes_max })
-    }
-
-    /// What [`Queue::next_load`] asked for has come. Nothing happens if the queue was purged or deleted meanwhile. The
-    /// caller calls [`Queue::deliver`] next. False if some of it is still on its way to the log: then it is to be tried
-    /// again once that has written more.
-    pub fn loaded(&mut self, load: &Load, loaded: Loaded, effects: &mut Effects) -> bool {
-        if !self.ready.fill(load.first, load.priorities, loaded, self.redelivered_up_to) {
-            return false;
+    fn end_flight_of_key(&mut self, entry: &Entry) {
+        if let Some(key) = key_of(&self.arguments, entry)
+            && let Some(rare) = &mut self.rare
+            && let Some(next) = rare.groups.ended(key)
+        {
+            self.ready.put_back(next);
         }
-        self.is_loading = false;
-        self.wake_waiting(effects);
-        true
     }
 
-    /// Wakes the connection once the head is in memory, or the queue empty: for a basic.get that found it paged.
-    pub fn await_head(&mut self, outbox: &Arc<Outbox>, handle: &Arc<QueueHandle>) {
-        // Bounded by the connections: each waits with one basic.get.
-        if !self.waiting.iter().any(|known| Arc::ptr_eq(known, outbox)) {
-            self.waiting.push(Arc::clone(outbox));
+    /// A message has left that was not in flight: the next one of its key takes its place in the queue.
+    #[inline]
+    fn pass_turn(&mut self, entry: &Entry) {
+        if self.is_grouped {
+            let next = next_of_key(&self.arguments, &mut self.rare, entry);
+            next.into_iter().for_each(|next| self.ready.put_back(next));
         }
-        self.request_load(handle);
     }
 
-    fn wake_waiting(&mut self, effects: &mut Effects) {
-        for outbox in self.waiting.drain(..) {
-            effects.wakes.add(&outbox);
-        }
+    fn consumers(&mut self) -> &mut Consumers {
+        let single_active = self.arguments.single_active_consumer;
+        self.consumers.get_or_insert_with(|| Box::new(Consumers::new(single_active)))
+    }
+
+    fn has_consumers(&self) -> bool {
+        self.consumers.as_ref().is_some_and(|consumers| !consumers.is_empty())
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// Tells the log how far messages have been delivered, if that is further than it knows. Those of a queue that is
@@ -423,13 +600,29 @@ impl Queue {
     /// that.
     ///
     /// # Errors
-    /// If it has to be loaded first: see [`Queue::await_head`].
-    pub fn get(&mut self, no_ack: bool, effects: &mut Effects) -> Result<Option<Got>, Paged> {
-        let Some(entry) = self.ready.pop() else {
-            return if self.ready.is_empty() { Ok(None) } else { Err(Paged) };
+    /// If it has to be loaded first, or more have expired before it than are seen to at a time: see [`Queue::await_head`].
+    pub fn get(
+        &mut self,
+        no_ack: bool,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) -> Result<Option<Got>, Paged> {
+        if self.due_ms() <= effects.now.unix_ms {
+            self.deliver(handle, effects);
+            let has_expired = |head: &Entry| head.deadline_ms < effects.now.unix_ms;
+            if self.ready.peek().is_some_and(has_expired) {
+                return Err(Paged);
+            }
+        }
+        let next = if self.has_next() { self.ready.pop() } else { None };
+        let Some(entry) = next else {
+            let has_keyless = self.rare.as_ref().is_some_and(|rare| rare.holds.has_keyless());
+            let is_paged = !self.ready.is_empty() && (has_keyless || !self.ready.has_head());
+            return if is_paged { Err(Paged) } else { Ok(None) };
         };
         self.account();
         let slot = if no_ack {
+            self.pass_turn(&entry);
             self.note_settled(&entry, effects);
             Slot::NONE
         } else {
@@ -437,59 +630,134 @@ impl Queue {
                 self.delivered = self.delivered.max(entry.sequence);
                 self.note_delivered(effects);
             }
+            if self.is_grouped
+                && let Some(key) = key_of(&self.arguments, &entry)
+            {
+                self.rare().groups.began(key);
+            }
             self.unsettled.insert(Unsettled { entry: entry.clone(), consumer: None })
         };
         Ok(Some(Got { entry, slot, ready_count: self.ready_count() }))
     }
 
-    /// Settles a delivery for good: acked, or rejected without requeue. Whether it was still there.
+    /// Settles a delivery: it was acked. Whether it was still there.
     pub fn settle(&mut self, slot: Slot, sequence: u64, effects: &mut Effects) -> bool {
-        let Some(Unsettled { entry, consumer }) = self.unsettled.remove(slot, sequence) else { return false };
-        if let Some(consumer) = consumer {
-            self.consumers.settled(consumer);
-        }
+        let Some(entry) = self.take_unsettled(slot, sequence) else { return false };
         if !self.deleted {
+            self.end_flight(&entry);
             self.note_settled(&entry, effects);
         }
         true
     }
 
-    /// Puts a delivery back. `seen` says that the client may have seen it, so that it comes marked as redelivered, and
-    /// a quorum queue counts a failed delivery and puts it at its tail (RabbitMQ 3.10). Otherwise it goes where it was.
-    pub fn requeue(&mut self, slot: Slot, sequence: u64, seen: bool, effects: &mut Effects) {
-        let Some(Unsettled { mut entry, consumer }) = self.unsettled.remove(slot, sequence) else { return };
-        if let Some(consumer) = consumer {
-            self.consumers.settled(consumer);
+    /// Rejects a delivery for good: it is dead-lettered, or gone. Whether it was still there.
+    pub fn reject(
+        &mut self,
+        slot: Slot,
+        sequence: u64,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(entry) = self.take_unsettled(slot, sequence) else { return false };
+        if !self.deleted {
+            self.end_flight(&entry);
+            self.discard(entry, Reason::Rejected, handle, effects);
         }
+        true
+    }
+
+    fn take_unsettled(&mut self, slot: Slot, sequence: u64) -> Option<Entry> {
+        let Unsettled { entry, consumer } = self.unsettled.remove(slot, sequence)?;
+        if let Some(consumer) = consumer {
+            self.consumers().settled(consumer);
+        }
+        Some(entry)
+    }
+
+    /// Puts a delivery back. What the client has seen comes marked as redelivered, may be put off (`x-retry-delays`), and
+    /// goes to the tail of a quorum queue (RabbitMQ 3.10). Anything else goes where it was.
+    pub fn requeue(
+        &mut self,
+        slot: Slot,
+        sequence: u64,
+        how: Return,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) {
+        let Some(mut entry) = self.take_unsettled(slot, sequence) else { return };
         if self.deleted {
             return;
         }
-        entry.redelivered |= seen;
-        if seen && self.kind == QueueKind::Quorum {
-            self.return_to_tail(entry, effects);
-        } else {
+        self.end_flight(&entry);
+        if how == Return::Unseen {
             self.ready.put_back(entry);
-        }
-    }
-
-    /// A delivery of a quorum queue has failed. One too many, and the message is gone (RabbitMQ: `x-delivery-limit`).
-    fn return_to_tail(&mut self, mut entry: Entry, effects: &mut Effects) {
-        entry.delivery_count = entry.delivery_count.saturating_add(1);
-        if self.delivery_limit.is_some_and(|limit| u64::from(entry.delivery_count) > limit) {
-            self.discard(&entry, effects);
             return;
         }
-        if entry.stored {
-            effects.returned(self.id, entry.sequence);
+        if entry.deadline_ms <= effects.now.unix_ms {
+            self.expired(entry, handle, effects);
+            return;
         }
-        self.ready.push_back(entry);
+        entry.redelivered = true;
+        if self.arguments.counts(how) {
+            entry.delivery_count = entry.delivery_count.saturating_add(1);
+            let count = u64::from(entry.delivery_count);
+            // One too many, and the message is dead (RabbitMQ: `x-delivery-limit`).
+            if self.arguments.delivery_limit.is_some_and(|limit| count > limit) {
+                self.discard(entry, Reason::DeliveryLimit, handle, effects);
+                return;
+            }
+            if entry.stored {
+                effects.returned(self.id, entry.sequence);
+            }
+        }
+        self.put_off_or_back(entry, how, handle, effects);
+    }
+
+    /// A delivery that came back waits for its retry, if the queue puts retries off.
+    fn put_off_or_back(
+        &mut self,
+        entry: Entry,
+        how: Return,
+        handle: &Arc<QueueHandle>,
+        effects: &mut Effects,
+    ) {
+        let retry = self.arguments.retry.as_ref().filter(|retry| retry.applies_to(how));
+        let Some(retry) = retry else {
+            if self.arguments.kind == QueueKind::Quorum && !self.is_grouped {
+                self.ready.push_back(entry);
+            } else {
+                self.ready.put_back(entry);
+            }
+            return;
+        };
+        match retry.delay_ms(entry.delivery_count.into(), entry.sequence) {
+            None => self.discard(entry, Reason::DeliveryLimit, handle, effects),
+            Some(0) => self.ready.put_back(entry),
+            Some(delay_ms) => {
+                let until_ms = effects.now.unix_ms.saturating_add(delay_ms);
+                // Meanwhile it holds back its key, and no other.
+                if let Some(key) = key_of(&self.arguments, &entry) {
+                    self.rare().groups.began(key);
+                }
+                self.hold(entry, until_ms, None, effects);
+            }
+        }
     }
 
     /// Takes back a delivery that needed no acknowledgement and was never sent.
     pub fn give_back(&mut self, delivery: Delivery) {
         if !self.deleted {
-            let Delivery { sequence, redelivered, stored, delivery_count, message, .. } = delivery;
-            let entry = Entry::new(sequence, stored, message);
+            let Delivery { sequence, deadline_ms, redelivered, stored, delivery_count, message, .. } =
+                delivery;
+            // It had left; a key that is for a time only is forgotten by that.
+            if let (Some(key), Some(deduplication)) = (self.key(&message, 0), &self.arguments.deduplication)
+                && !deduplication.remembers
+                && !self.knows(Some(key), 0)
+            {
+                let cache_size = deduplication.cache_size;
+                self.rare().keys.insert(sequence, key, cache_size, 0);
+            }
+            let entry = Entry::new(sequence, deadline_ms, stored, message);
             self.ready.put_back(Entry { redelivered, delivery_count, ..entry });
         }
     }
@@ -505,6 +773,14 @@ impl Queue {
     fn clear(&mut self, effects: &mut Effects) -> u32 {
         let count = self.ready_count();
         self.ready.clear();
+        if let Some(rare) = &mut self.rare {
+            rare.groups.clear_parked();
+            if self.arguments.deduplication.as_ref().is_some_and(|deduplication| !deduplication.remembers) {
+                let unsettled = self.unsettled.entries().map(|entry| entry.sequence);
+                let staying: HashSet<u64> = unsettled.chain(rare.sequences()).collect();
+                rare.keys.retain(|sequence| staying.contains(&sequence));
+            }
+        }
         self.account();
         self.wake_waiting(effects);
         count
@@ -512,12 +788,15 @@ impl Queue {
 
     fn purge_fact(&self) -> Fact {
         let stored = self.unsettled.entries().filter(|entry| entry.stored);
-        Fact::Purge {
-            queue: self.id,
-            before: self.next_sequence,
-            unsettled: self.unsettled.entries().map(|entry| entry.sequence).collect(),
-            unsettled_body_bytes: stored.map(|entry| u64::from(entry.body_bytes)).sum(),
+        let mut body_bytes: u64 = stored.map(|entry| u64::from(entry.body_bytes)).sum();
+        let mut unsettled: Vec<u64> = self.unsettled.entries().map(|entry| entry.sequence).collect();
+        // What is put off or dead is not ready, so it stays.
+        if let Some(rare) = &self.rare {
+            unsettled.extend(rare.sequences());
+            body_bytes += rare.body_bytes();
         }
+        let before = self.next_sequence;
+        Fact::Purge { queue: self.id, before, unsettled, unsettled_body_bytes: body_bytes }
     }
 
     /// Adds a consumer. The caller calls [`Queue::deliver`] next.
@@ -528,59 +807,121 @@ impl Queue {
         if self.deleted {
             return Err(Refusal::no(resource));
         }
-        if self.exclusive_consumer.is_some() || (spec.exclusive && !self.consumers.is_empty()) {
+        if self.consumers().exclusive.is_some() || (spec.exclusive && self.has_consumers()) {
             return Err(Refusal::access_refused(format!("{resource} in exclusive use")));
         }
         if spec.exclusive {
-            self.exclusive_consumer = Some(ConsumerKey { connection: spec.outbox.connection, id: spec.id });
+            let key = ConsumerKey { connection: spec.outbox.connection, id: spec.id };
+            self.consumers().exclusive = Some(key);
         }
-        self.consumers.add(spec);
+        self.consumers().add(spec);
         Ok(())
     }
 
     /// Removes a consumer; its unsettled deliveries stay with their channel. True if it was the last one.
     pub fn remove_consumer(&mut self, key: ConsumerKey) -> bool {
-        if self.exclusive_consumer == Some(key) {
-            self.exclusive_consumer = None;
+        let consumers = self.consumers();
+        if consumers.exclusive == Some(key) {
+            consumers.exclusive = None;
         }
-        self.consumers.remove(key) && self.consumers.is_empty()
+        consumers.remove(key) && consumers.is_empty()
     }
 
     /// That consumer may have credit again. The caller calls [`Queue::deliver`] next.
     pub fn resume_consumer(&mut self, key: ConsumerKey) {
-        self.consumers.resume_consumer(key);
+        self.consumers().resume_consumer(key);
     }
 
     /// The consumers of that connection may have room again. The caller calls [`Queue::deliver`] next.
     pub fn resume(&mut self, connection: ConnectionId) {
-        self.consumers.resume(connection);
+        self.consumers().resume(connection);
     }
 
     /// Drops everything. Returns the number of ready messages and the consumers to be told.
     pub fn delete(&mut self, effects: &mut Effects) -> (u32, Vec<(Arc<Outbox>, ConsumerId)>) {
         let count = self.clear(effects);
+        self.rare = None;
+        self.account();
         if self.has_paged && !self.is_durable {
             effects.facts.push(Fact::Forget { queue: self.id });
         }
         self.deleted = true;
         self.permit = None;
-        self.exclusive_consumer = None;
-        (count, self.consumers.remove_all())
+        (count, self.consumers.take().map_or_else(Vec::new, |mut consumers| consumers.remove_all()))
     }
 
-    /// Takes over what was there before the start. The queue is new.
-    pub fn restore(&mut self, recovered: &RecoveredQueue) {
+    /// Takes over what was there before the start. The queue is new; the caller calls [`Queue::deliver`] once everything is
+    /// there.
+    pub fn restore(&mut self, recovered: RecoveredQueue) {
         self.next_sequence = recovered.next_sequence.max(1);
         self.redelivered_up_to = recovered.delivered_up_to;
         self.delivered = recovered.delivered_up_to;
         self.delivered_noted = recovered.delivered_up_to;
-        self.ready.restore(&recovered.backlog, recovered.body_bytes);
+        let held = recovered.held.iter().map(|hold| hold.sequence);
+        self.ready.restore(&recovered.backlog, held, recovered.deadlines, recovered.body_bytes);
+        for hold in recovered.held {
+            self.rare().holds.restore(&hold);
+        }
+        self.count_flights();
+    }
+
+    /// Takes over the keys that it remembered before the start, after [`Queue::restore`].
+    pub fn restore_keys(&mut self, recovered: &RecoveredCache, now_ms: u64) {
+        let Some(Deduplication { cache_size, remembers: true, .. }) = self.arguments.deduplication else {
+            return;
+        };
+        self.next_sequence = self.next_sequence.max(recovered.keys.len() as u64 + 1);
+        let next_sequence = self.next_sequence;
+        self.rare().keys.restore(recovered, next_sequence, cache_size, now_ms);
     }
 
     /// Whether it was deleted: someone may still hold the handle.
     pub fn is_deleted(&self) -> bool {
         self.deleted
     }
+}
+
+fn is_picky(arguments: &QueueArguments) -> bool {
+    arguments.deduplication.is_some() || Limits::new(arguments).is_some()
+}
+
+/// A message goes to a consumer: it is in flight, or has left the queue for good. Then returns the next one of its key, if
+/// that waits.
+#[inline(never)]
+fn note_delivery(
+    arguments: &QueueArguments,
+    rare: &mut Option<Box<Rare>>,
+    entry: &Entry,
+    has_left: bool,
+) -> Option<Entry> {
+    if has_left {
+        if let Some(rare) = rare {
+            forget_key(arguments, rare, entry.sequence);
+        }
+        return next_of_key(arguments, rare, entry);
+    }
+    if let Some(key) = key_of(arguments, entry) {
+        rare.get_or_insert_default().groups.began(key);
+    }
+    None
+}
+
+/// The next message of the key of one that has left, if that waits and nothing of that key is in flight.
+fn next_of_key(arguments: &QueueArguments, rare: &mut Option<Box<Rare>>, entry: &Entry) -> Option<Entry> {
+    let rare = rare.as_mut()?;
+    rare.groups.next_of(key_of(arguments, entry)?)
+}
+
+/// A message has left the queue: it may come again, unless its key is remembered.
+fn forget_key(arguments: &QueueArguments, rare: &mut Rare, sequence: u64) {
+    if arguments.deduplication.as_ref().is_some_and(|deduplication| !deduplication.remembers) {
+        rare.keys.forget(sequence);
+    }
+}
+
+/// The key that a message waits for others of, if its queue has keys.
+fn key_of(arguments: &QueueArguments, entry: &Entry) -> Option<u64> {
+    arguments.group_by.as_ref()?.key(&entry.message)
 }
 
 impl Drop for Queue {
@@ -597,7 +938,7 @@ impl Limits {
         Some(Self {
             length: length.unwrap_or(none),
             body_bytes: body_bytes.unwrap_or(none),
-            rejects: arguments.rejects_publish,
+            overflow: arguments.overflow,
         })
     }
 }

@@ -6,14 +6,16 @@ use crate::{
     amqp::{ClientMethod, ServerMethod, Table},
     broker::{
         ReplyConsumer,
+        event::ConsumerFields,
         permission::Access,
-        queue::{ConsumerSpec, Got, Paged, QueueHandle, QueueKind},
+        queue::{ConsumerSpec, Got, Paged, QueueHandle, QueueKind, Return},
         refusal::Refusal,
         vhost::{REPLY_TO, generated_name},
     },
     session::{
-        channel::{Channel, Mode, UnackedDelivery, content, with_delivery_count},
+        channel::{Channel, Mode, UnackedDelivery, content, delivered_properties},
         shared::{ConsumerState, Held, HeldGet, Shared},
+        timeout::Holder,
     },
 };
 
@@ -41,10 +43,10 @@ impl Channel {
             ),
             ClientMethod::BasicGet { queue, no_ack } => self.get(&queue, no_ack, shared),
             ClientMethod::BasicReject { delivery_tag, requeue } => {
-                self.nack(delivery_tag, false, requeue, shared)
+                self.reject(delivery_tag, false, requeue.then_some(Return::Failed), shared)
             }
             ClientMethod::BasicNack { delivery_tag, multiple, requeue } => {
-                self.nack(delivery_tag, multiple, requeue, shared)
+                self.reject(delivery_tag, multiple, requeue.then_some(shared.released()), shared)
             }
             ClientMethod::BasicRecover { requeue } => {
                 self.recover(requeue, Some(&ServerMethod::BasicRecoverOk), shared)
@@ -91,8 +93,9 @@ impl Channel {
         shared.check_permission(host.queue_resource(&name), Access::Read)?;
         let queue = host.expect_queue(&name, shared.connection())?;
         let priority = consumer_priority(&consume.arguments, &queue)?;
+        let timeout_ms = consumer_timeout(&consume.arguments, &queue, shared)?.filter(|_| !consume.no_ack);
         self.check_exclusive(&consume, &queue)?;
-        self.start_consumer(&consume, &queue, priority, shared)
+        self.start_consumer(&consume, &queue, (priority, timeout_ms), shared)
     }
 
     /// RabbitMQ: a queue with a single active consumer has no exclusive one; a quorum queue knows no limit of a
@@ -108,14 +111,18 @@ impl Channel {
         &mut self,
         consume: &Consume,
         queue: &Arc<QueueHandle>,
-        priority: i64,
+        (priority, timeout_ms): (i64, Option<u64>),
         shared: &mut Shared,
     ) -> Result<(), Refusal> {
         let tag = consumer_tag(&consume.tag);
+        let holder =
+            timeout_ms.map_or(Holder::CONSUMER, |timeout_ms| self.timeouts(shared).add_consumer(timeout_ms));
         let id = shared.consumers.insert(ConsumerState {
             channel: self.number,
             tag: Arc::clone(&tag),
             queue: Some(Arc::clone(queue)),
+            holder,
+            is_told: false,
         });
         let spec = ConsumerSpec {
             id,
@@ -137,6 +144,12 @@ impl Channel {
         // Deliveries come through the outbox, so consume-ok goes out before the first of them.
         let consume_ok = ServerMethod::BasicConsumeOk { consumer_tag: tag.as_ref().to_owned() };
         self.reply(consume.nowait, &consume_ok, shared);
+        let connection = shared.connection();
+        let fields = ConsumerFields { tag: &tag, queue, connection, channel: self.number };
+        let flags = (!consume.no_ack, consume.exclusive);
+        let prefetch = self.prefetch;
+        shared
+            .tell(|events, user| events.consumer_created(user, fields, &consume.arguments, prefetch, flags));
         locked.deliver(queue, &mut shared.effects);
         Ok(())
     }
@@ -154,6 +167,8 @@ impl Channel {
             channel: self.number,
             tag: Arc::clone(&tag),
             queue: None,
+            holder: Holder::CONSUMER,
+            is_told: false,
         });
         self.consumers.insert(Arc::clone(&tag), consumer);
         let name: Arc<str> = generated_name(&format!("{REPLY_TO}.")).into();
@@ -184,7 +199,7 @@ impl Channel {
         shared: &mut Shared,
     ) {
         let mut locked = queue.lock();
-        match locked.get(no_ack, &mut shared.effects) {
+        match locked.get(no_ack, &queue, &mut shared.effects) {
             Ok(Some(got)) => {
                 drop(locked);
                 self.get_ok(&queue, &got, shared);
@@ -200,16 +215,22 @@ impl Channel {
 
     fn get_ok(&mut self, queue: &Arc<QueueHandle>, got: &Got, shared: &mut Shared) {
         let message = &got.entry.message;
-        let tag = self.track_get(queue, got.slot, got.entry.sequence);
-        let counted;
+        let tag = self.track_get(queue, got.slot, got.entry.sequence, shared);
+        let changed;
         let mut content = content(message);
-        if queue.properties.arguments.kind == QueueKind::Quorum {
-            counted = with_delivery_count(message, got.entry.delivery_count);
-            content.properties = &counted;
+        // RabbitMQ 3.10: a quorum queue says 0 too, but not to consumers.
+        let is_counted = got.entry.delivery_count > 0 || queue.properties.arguments.kind == QueueKind::Quorum;
+        if is_counted || message.has_bcc() {
+            let count = is_counted.then_some(got.entry.delivery_count);
+            changed = delivered_properties(message, Some(queue), count);
+            content.properties = &changed;
         }
         let redelivered = got.entry.redelivered;
         let frame_max = shared.frame_max;
         shared.out.get_ok(self.number, tag, redelivered, &content, got.ready_count, frame_max);
+        if shared.is_tracing {
+            shared.trace_deliver(self.number, queue, message, redelivered);
+        }
     }
 
     /// `basic.ack`. In a transaction it takes effect at the commit.
@@ -225,22 +246,30 @@ impl Channel {
         if multiple || matches!(self.mode, Mode::Transaction(_)) {
             let deliveries = self.take_unacked_up_to(tag, multiple)?;
             match &mut self.mode {
-                Mode::Transaction(transaction) => transaction.settle(deliveries, false),
-                _ => self.settle(deliveries, shared),
+                Mode::Transaction(transaction) => transaction.ack(deliveries),
+                _ => self.settle(deliveries, false, shared),
             }
         } else {
             let delivery = self.unacked.take(tag).ok_or_else(|| unknown_tag(tag))?;
-            self.settle([delivery], shared);
+            self.settle([delivery], false, shared);
         }
         Ok(())
     }
 
-    fn nack(&mut self, tag: u64, multiple: bool, requeue: bool, shared: &mut Shared) -> Result<(), Refusal> {
+    /// `basic.reject` and `basic.nack`: for good, or back to the queue.
+    fn reject(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        requeue: Option<Return>,
+        shared: &mut Shared,
+    ) -> Result<(), Refusal> {
         let deliveries = self.take_unacked_up_to(tag, multiple)?;
-        match &mut self.mode {
-            Mode::Transaction(transaction) => transaction.settle(deliveries, requeue),
-            _ if requeue => self.requeue(deliveries, shared),
-            _ => self.settle(deliveries, shared),
+        match (&mut self.mode, requeue) {
+            (Mode::Transaction(transaction), Some(how)) => transaction.requeue(deliveries, how),
+            (Mode::Transaction(transaction), None) => transaction.reject(deliveries),
+            (_, Some(how)) => self.requeue(deliveries, how, shared),
+            (_, None) => self.settle(deliveries, true, shared),
         }
         Ok(())
     }
@@ -267,7 +296,7 @@ impl Channel {
         if let Some(ok) = ok {
             shared.out.method(self.number, ok);
         }
-        self.requeue(deliveries, shared);
+        self.requeue(deliveries, shared.released(), shared);
         Ok(())
     }
 }
@@ -303,6 +332,21 @@ fn consumer_priority(arguments: &Table, queue: &QueueHandle) -> Result<i64, Refu
             value.type_name()
         ))
     })
+}
+
+/// How long deliveries to a consumer may stay unacknowledged, in milliseconds: what it says itself (`x-consumer-timeout`,
+/// RabbitMQ 4.3), or else its queue, or else the node. `None` for as long as it takes, which is written as 0.
+fn consumer_timeout(arguments: &Table, queue: &QueueHandle, shared: &Shared) -> Result<Option<u64>, Refusal> {
+    let Some(value) = arguments.get("x-consumer-timeout") else { return Ok(shared.timeout_ms_of(queue)) };
+    let reason = match value.as_int() {
+        Some(timeout_ms) if timeout_ms >= 0 => {
+            return Ok(Some(timeout_ms.unsigned_abs()).filter(|ms| *ms > 0));
+        }
+        Some(timeout_ms) => format!("{{value_negative,{timeout_ms}}}"),
+        None => format!("\"expected integer, got {}\"", value.type_name()),
+    };
+    let text = format!("invalid arg 'x-consumer-timeout' for {}: {reason}", queue.resource());
+    Err(Refusal::precondition_failed(text))
 }
 
 /// RabbitMQ 3.10: a quorum queue with a single active consumer can't be polled.

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use crate::{
-    amqp::{ClientMethod, ServerMethod, Table, Value},
+    amqp::{ClientMethod, ServerMethod, Table},
     broker::{
+        exchange::{Destination, alternate_argument},
         permission::Access,
         refusal::Refusal,
-        vhost::{BindingSpec, Destination, ExchangeSpec, exchange_kind},
+        route::Route,
+        vhost::{BindingSpec, ExchangeSpec, exchange_kind},
     },
     session::{
         channel::{Channel, without_line_ends},
+        publish::send_kept,
         shared::Shared,
     },
 };
@@ -64,7 +67,7 @@ impl Channel {
         let resource = host.exchange_resource(spec.name);
         shared.check_permission(resource, Access::Configure)?;
         if host.exchange(spec.name).is_none()
-            && let Some(alternate) = spec.arguments.get("alternate-exchange").and_then(Value::as_str)
+            && let Some(alternate) = alternate_argument(&spec.arguments).and_then(|(_, name)| name.as_str())
         {
             // RabbitMQ: who names an alternate exchange must be allowed to route through it.
             shared.check_permission(resource, Access::Read)?;
@@ -96,9 +99,16 @@ impl Channel {
         let (destination, source) = (without_line_ends(destination), without_line_ends(source));
         check_exchange_binding(&destination, &source, binding_key, shared)?;
         host.expect_exchange(&source)?;
-        let destination = Destination::Exchange(host.expect_exchange(&destination)?);
+        let exchange = host.expect_exchange(&destination)?;
+        let destination = Destination::Exchange(Arc::clone(&exchange));
         let spec = BindingSpec { source: &source, binding_key, arguments };
-        host.bind(&destination, spec, &mut shared.effects)
+        let kept = host.bind(&destination, spec, &mut shared.effects)?;
+        // RabbitMQ 3.10.8: through an exchange, they come in reverse order.
+        for kept in kept.into_iter().rev() {
+            let route = Route::find_for_kept(&host, &exchange, &kept, shared.now.unix_ms);
+            send_kept(kept.message, &route.queues, route.claims, shared);
+        }
+        Ok(())
     }
 
     fn unbind_exchange(

@@ -6,13 +6,15 @@ use super::exchange::{check_source, refuse_default};
 use crate::{
     amqp::{ClientMethod, ServerMethod, Table, Value},
     broker::{
+        exchange::Destination,
         permission::Access,
         queue::QueueHandle,
         refusal::Refusal,
-        vhost::{BindingSpec, DeleteIf, Destination, QueueSpec, REPLY_TO, generated_name},
+        vhost::{BindingSpec, DeleteIf, QueueSpec, REPLY_TO, generated_name},
     },
     session::{
         channel::{Channel, without_line_ends},
+        publish::send_kept,
         shared::Shared,
     },
 };
@@ -78,7 +80,9 @@ impl Channel {
         }
         let host = Arc::clone(&shared.host);
         if passive {
-            let queue = host.expect_queue(spec.name, shared.connection())?;
+            // How many messages an exchange delays is for everybody to see.
+            let delaying = host.queue(spec.name).filter(|queue| queue.delays);
+            let queue = delaying.map_or_else(|| host.expect_queue(spec.name, shared.connection()), Ok)?;
             return Ok(self.declare_ok(&queue, shared));
         }
         let is_generated = spec.name.is_empty();
@@ -93,7 +97,8 @@ impl Channel {
         let connection = shared.connection();
         let queue = host.declare_queue(&spec, is_generated, connection, &mut shared.effects)?;
         if is_new {
-            shared.broker.expiry.watch(&host, &queue, shared.now);
+            queue.used(shared.now);
+            shared.broker.watch_use(&queue, shared.now);
         }
         if spec.exclusive {
             shared.own(&queue);
@@ -126,7 +131,11 @@ impl Channel {
         host.expect_exchange(&exchange)?;
         let queue = host.expect_queue(&name, shared.connection())?;
         let spec = BindingSpec { source: &exchange, binding_key: &binding_key, arguments };
-        host.bind(&Destination::Queue(queue), spec, &mut shared.effects)
+        let kept = host.bind(&Destination::Queue(Arc::clone(&queue)), spec, &mut shared.effects)?;
+        for kept in kept {
+            send_kept(kept.message, std::slice::from_ref(&queue), Vec::new(), shared);
+        }
+        Ok(())
     }
 
     fn unbind_queue(

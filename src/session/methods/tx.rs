@@ -7,7 +7,7 @@ use crate::{
         channel::{Channel, Mode},
         confirm::Confirms,
         shared::Shared,
-        transaction::Transaction,
+        transaction::{Commit, Transaction},
     },
 };
 
@@ -55,13 +55,14 @@ impl Channel {
 
     /// Publishes first, then settlements, and all their facts in one append: the log makes them atomic.
     fn commit(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
-        let (publications, settled, requeued) = self.transaction()?.commit();
+        let Commit { publications, acked, rejected, requeued } = self.transaction()?.commit();
         for publication in publications {
             publication.send_again(self.number, shared);
         }
-        self.settle(settled, shared);
-        if !requeued.is_empty() {
-            self.requeue(requeued, shared);
+        self.settle(acked, false, shared);
+        self.settle(rejected, true, shared);
+        for (how, deliveries) in requeued {
+            self.requeue(deliveries, how, shared);
         }
         shared.apply();
         let number = self.number;
@@ -75,7 +76,7 @@ impl Channel {
 
     fn roll_back(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
         let settled = self.transaction()?.roll_back();
-        self.unacked.restore(settled);
+        self.restore_unacked(settled, shared);
         shared.out.method(self.number, &ServerMethod::TxRollbackOk);
         Ok(())
     }

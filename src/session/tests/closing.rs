@@ -44,7 +44,8 @@ fn a_disconnect_gives_everything_back_too() {
         if drops {
             drop(script);
         } else {
-            script.session.handle_disconnect();
+            let now = script.now();
+            script.session.handle_disconnect(now);
         }
         let mut other = Script::with_channel(&broker);
         other.send(1, wire::get("q", true));
@@ -81,7 +82,8 @@ fn deliveries_that_were_never_read_go_back_as_well() {
         publisher.publish(1, "", "q", 0, wire::TRANSIENT, b"one");
         publisher.publish(1, "", "q", 0, wire::TRANSIENT, b"two");
         assert_eq!(publisher.count("q"), 0);
-        script.session.handle_disconnect();
+        let now = script.now();
+        script.session.handle_disconnect(now);
         assert_eq!(publisher.count("q"), 2);
         for expected in [&b"one"[..], b"two"] {
             publisher.send(1, wire::get("q", true));

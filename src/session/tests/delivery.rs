@@ -190,7 +190,8 @@ fn a7_an_open_transaction_is_undone_by_the_end_of_its_channel() {
     script.send(1, wire::tx_select());
     script.send(1, wire::ack(1, false));
     publish(&mut script, &["2"]);
-    script.session.handle_disconnect();
+    let now = script.now();
+    script.session.handle_disconnect(now);
     let mut other = Script::with_channel(&broker);
     assert_eq!(other.count("q"), 1);
 }

@@ -290,7 +290,8 @@ fn a_client_that_is_gone_gets_nothing_and_breaks_nothing() {
     let broker = broker(limits());
     let mut script = by_hand(&broker);
     script.raw(&[wire::declare_queue("a", wire::DURABLE).on(1), wire::channel_close().on(1)].concat());
-    script.session.handle_disconnect();
+    let now = script.now();
+    script.session.handle_disconnect(now);
     script.sync();
     script.wake();
     script.expect_nothing();

@@ -2,13 +2,18 @@
 
 mod closing;
 mod content;
+mod dedup;
 mod delivery;
 mod durability;
+mod events;
 mod handshake;
 mod limits;
 mod paging;
+mod policies;
 mod refusals;
 mod regressions;
+mod retries;
+mod timeouts;
 #[path = "../../../tests/wire/mod.rs"]
 mod wire;
 
@@ -82,9 +87,10 @@ struct Script {
 impl Script {
     /// A connection that was just accepted.
     fn accepted(broker: &Arc<Broker>, address: &str) -> Self {
-        let peer = Peer { address: address.parse().expect("an address") };
+        let address = address.parse().expect("an address");
+        let peer = Peer { address, local: ([127, 0, 0, 1], 5672).into() };
         let now_ms = 1_000_000;
-        let session = Session::new(Arc::clone(broker), peer, Now { monotonic_ms: now_ms });
+        let session = Session::new(Arc::clone(broker), peer, Now::made_up(now_ms));
         let broker = Arc::clone(broker);
         let (incoming, events) = (Incoming::default(), std::collections::VecDeque::new());
         Self { broker, session, now_ms, incoming, events, syncs: true }
@@ -123,7 +129,7 @@ impl Script {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic_ms: self.now_ms }
+        Now::made_up(self.now_ms)
     }
 
     /// Sends octets, in one piece, and reads the answer.

@@ -28,7 +28,8 @@ impl Log {
             let Fact::Publish { message, queues } = fact else { continue };
             for target in queues {
                 let (sequence, message) = (target.sequence, message.clone());
-                let stored = LoadedMessage { sequence, delivery_count: 0, message };
+                let stored =
+                    LoadedMessage { sequence, delivery_count: 0, deadline_ms: crate::broker::NEVER, message };
                 self.0.insert((target.queue, target.sequence), stored);
             }
         }
@@ -43,7 +44,7 @@ impl Log {
     /// Serves the queue that asks; whether it has all it asked for.
     fn serve(&self, broker: &Broker) -> bool {
         let queue = broker.pager.try_take().expect("a queue that asks");
-        let Ok(served) = broker.serve(&queue, |load| self.load(load));
+        let Ok(served) = broker.serve(&queue, Now::default(), |load| self.load(load));
         served == Served::Whole
     }
 }
@@ -126,11 +127,11 @@ fn a_get_is_woken_when_its_message_has_come() {
     script.session.outbox().set_waker(&Waker::from(Arc::clone(&woken)));
     let mut log = Log::default();
     let queue = script.broker.pager.try_take().expect("a queue that asks");
-    let Ok(served) = script.broker.serve(&queue, |load| log.load(load));
+    let Ok(served) = script.broker.serve(&queue, Now::default(), |load| log.load(load));
     assert_eq!(served, Served::Incomplete, "the log has not written it yet");
     assert!(!woken.0.load(Ordering::Relaxed));
     log.write(&script.broker);
-    let Ok(served) = script.broker.serve(&queue, |load| log.load(load));
+    let Ok(served) = script.broker.serve(&queue, Now::default(), |load| log.load(load));
     assert_eq!(served, Served::Whole);
     assert!(woken.0.load(Ordering::Relaxed));
 }
@@ -158,7 +159,8 @@ fn a_get_that_waits_hears_of_a_purge_and_of_a_deletion() {
 fn a_connection_may_end_while_it_waits() {
     let mut script = script();
     let got = get_until_held(&mut script);
-    script.session.handle_disconnect();
+    let now = script.now();
+    script.session.handle_disconnect(now);
     let mut log = Log::default();
     log.write(&script.broker);
     assert!(log.serve(&script.broker));

@@ -315,3 +315,36 @@ fn publishes_before_a_refusal_count_and_those_after_do_not() {
     script.send(1, wire::get("q", true));
     assert!(matches!(script.next(), Some(Event::GetOk { body, left: 0, .. }) if body == b"before"));
 }
+
+#[test]
+fn a5_who_names_a_dead_letter_exchange_must_read_the_queue_and_write_to_the_exchange() {
+    let all = ("^ann", "^ann", "^ann");
+    let arguments = wire::text_field("x-dead-letter-exchange", "ann-x");
+    for ((configure, write, read), refused) in [
+        (("^none", "^none", "^none"), Some("queue 'ann-q'")),
+        (("^ann", "^none", "^none"), Some("queue 'ann-q'")),
+        (("^ann", "^none", "^ann"), Some("exchange 'ann-x'")),
+        (all, None),
+    ] {
+        let broker = broker(limits());
+        broker.grant("ann", "/", Permission::new(configure, write, read).expect("patterns"));
+        let mut script = Script::accepted(&broker, "127.0.0.1:50000");
+        script.raw(wire::HEADER);
+        script.send(0, wire::start_ok("ann", "ann", &[]));
+        script.send(0, wire::tune_ok(2047, 131_072, 0));
+        script.send(0, wire::open("/"));
+        for ids in [(10, 10), (10, 30), (10, 41)] {
+            script.expect_ids(0, ids);
+        }
+        script.open_channel(1);
+        script.send(1, wire::declare_queue_with("ann-q", 0, &arguments));
+        match refused {
+            Some(resource) => {
+                let text =
+                    format!("ACCESS_REFUSED - access to {resource} in vhost '/' refused for user 'ann'");
+                assert_eq!(script.expect_channel_close(1, 403, &text), (50, 10));
+            }
+            None => assert!(matches!(script.next(), Some(Event::DeclareOk { .. }))),
+        }
+    }
+}

@@ -13,6 +13,7 @@ use crate::{
     amqp::Table,
     broker::{
         definition::{Binding, Definition},
+        policy::PolicyKind,
         queue::QueueId,
     },
 };
@@ -69,6 +70,13 @@ impl Definitions {
                 self.change_host(&virtual_host, |host| host.delete_exchange(name));
             }
             D::Bound(binding) => self.bind(binding),
+            D::PolicyPut { ref virtual_host, ref policy } => {
+                let key = (policy.kind, Arc::clone(&policy.name));
+                self.host(virtual_host).policies.insert(key, definition);
+            }
+            D::PolicyDeleted { virtual_host, kind, name } => {
+                self.change_host(&virtual_host, |host| drop(host.policies.remove(&(kind, name))));
+            }
             D::Unbound(binding) => {
                 let host = Arc::clone(&binding.virtual_host);
                 self.change_host(&host, |host| host.bindings.remove(binding));
@@ -92,22 +100,30 @@ impl Definitions {
         self.queues.iter().map(|(id, queue)| (*id, &queue.declared))
     }
 
+    /// The exchanges that definitions made: the virtual host and the name of each.
+    pub(in crate::storage) fn exchanges(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.hosts.iter().flat_map(|(host, of_host)| of_host.exchanges.keys().map(move |name| (host, name)))
+    }
+
     /// The shortest sequence that makes the same: each thing before what needs it, queues and the bindings of a virtual
     /// host in the order in which they were made.
     pub(in crate::storage) fn into_definitions(self) -> Vec<Definition> {
         let mut definitions = Vec::new();
-        let (mut grants, mut exchanges, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut grants, mut policies) = (Vec::new(), Vec::new());
+        let (mut exchanges, mut bindings) = (Vec::new(), Vec::new());
         for host in self.hosts.into_values() {
             definitions.extend(host.put);
             for of_user in host.grants.into_values() {
                 grants.extend(of_user.permission);
                 grants.extend(of_user.topics.into_values());
             }
+            policies.extend(host.policies.into_values());
             exchanges.extend(host.exchanges.into_values());
             bindings.extend(host.bindings.into_sorted().map(Definition::Bound));
         }
         definitions.extend(self.users.into_values());
         definitions.append(&mut grants);
+        definitions.append(&mut policies);
         definitions.append(&mut exchanges);
         definitions.extend(self.queues.into_values().map(|queue| queue.declared));
         definitions.append(&mut bindings);
@@ -194,6 +210,8 @@ struct Host {
     put: Option<Definition>,
     /// By user.
     grants: BTreeMap<Arc<str>, Grants>,
+    /// By kind and name.
+    policies: BTreeMap<(PolicyKind, Arc<str>), Definition>,
     exchanges: BTreeMap<Arc<str>, Definition>,
     queues: HashMap<Arc<str>, QueueId>,
     bindings: Bindings,
@@ -203,6 +221,7 @@ impl Host {
     fn is_empty(&self) -> bool {
         self.put.is_none()
             && self.grants.is_empty()
+            && self.policies.is_empty()
             && self.exchanges.is_empty()
             && self.queues.is_empty()
             && self.bindings.is_empty()

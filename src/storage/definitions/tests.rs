@@ -46,6 +46,7 @@ fn golden() -> Vec<(Definition, &'static str)> {
     let (ann, host): (Arc<str>, Arc<str>) = ("ann".into(), "/".into());
     let permission = Permission::new("", "^w", ".*").unwrap();
     let topic = TopicPermission::new("ann", "/", "{username}", "").unwrap();
+    let policy = Policy::recorded(PolicyKind::Operator, "p", "^q", ApplyTo::Queues, -2, table()).unwrap();
     vec![
         (
             D::VirtualHostPut { name: host.clone(), connections_max: Some(258), queues_max: None },
@@ -111,13 +112,21 @@ fn golden() -> Vec<(Definition, &'static str)> {
             D::Unbound(Binding { to_exchange: true, arguments: Table::default(), ..binding() }),
             "0e 01000000 2f 01000000 78 01 01000000 71 01000000 6b 00000000",
         ),
+        (
+            D::PolicyPut { virtual_host: "/".into(), policy: Arc::new(policy) },
+            "0f 01000000 2f 01 01000000 70 02000000 5e71 01 feffffffffffffff 00000007 01 6e 49 00000007",
+        ),
+        (
+            D::PolicyDeleted { virtual_host: "/".into(), kind: PolicyKind::User, name: "p".into() },
+            "10 01000000 2f 00 01000000 70",
+        ),
     ]
 }
 
 #[test]
 fn the_format_does_not_change() {
     let all = golden();
-    assert!(all.iter().map(|(definition, _)| kind(definition)).eq(1..=14), "one of each kind");
+    assert!(all.iter().map(|(definition, _)| kind(definition)).eq(1..=16), "one of each kind");
     for (definition, octets) in all {
         assert_eq!(hex(&encoded(&definition)), octets.replace(' ', ""), "{definition:?}");
     }
@@ -144,10 +153,10 @@ fn a_record_that_is_cut_or_goes_on_is_refused() {
 
 #[test]
 fn values_that_make_no_sense_are_refused() {
-    let cases: [(&[u8], &str); 12] = [
+    let cases: [(&[u8], &str); 14] = [
         (&[], "it ends early"),
         (&[0], "kind 0 is unknown"),
-        (&[15], "kind 15 is unknown"),
+        (&[17], "kind 17 is unknown"),
         (b"\x02\xff\xff\xff\xffa", "it ends early"),
         (b"\x02\x01\0\0\0\xff", "utf-8"),
         (b"\x02\0\0\0\0x", "1 octets are left over"),
@@ -156,6 +165,8 @@ fn values_that_make_no_sense_are_refused() {
         (b"\x03\0\0\0\0\x01\x04\0\0\0AQID", "base64 of 36 bytes"),
         (b"\x05\0\0\0\0\0\0\0\0\x01\0\0\0(\0\0\0\0\0\0\0\0", "not a regular expression"),
         (b"\x0b\0\0\0\0\0\0\0\0\x01\0\0\0z", "exchange type 'z' is unknown"),
+        (b"\x0f\0\0\0\0\0\0\0\0\0\0\0\0\0\x06", "a policy can't apply to 6"),
+        (b"\x0f\0\0\0\0\0\0\0\0\0\x01\0\0\0(\0\0\0\0\0\0\0\0\0\0\0\0\0", "not a regular expression"),
         (b"\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\x01aS\xff\xff\xff\xff", "malformed field table"),
     ];
     for (octets, text) in cases {
@@ -279,6 +290,20 @@ fn exchange() -> impl Strategy<Value = Definition> {
     )
 }
 
+fn policy_kind() -> impl Strategy<Value = PolicyKind> {
+    prop_oneof![Just(PolicyKind::User), Just(PolicyKind::Operator)]
+}
+
+fn policy() -> impl Strategy<Value = Definition> {
+    let apply_to = prop::sample::select(APPLY_TO.to_vec());
+    (name(), policy_kind(), name(), pattern(), apply_to, any::<i64>(), arguments()).prop_map(
+        |(virtual_host, kind, name, pattern, apply_to, priority, definition)| {
+            let policy = Policy::recorded(kind, &name, &pattern, apply_to, priority, definition);
+            Definition::PolicyPut { virtual_host, policy: Arc::new(policy.expect("a pattern")) }
+        },
+    )
+}
+
 fn definition() -> impl Strategy<Value = Definition> {
     use Definition as D;
     prop_oneof![
@@ -302,6 +327,12 @@ fn definition() -> impl Strategy<Value = Definition> {
         any::<u64>().prop_map(|id| D::QueueDeleted { id: QueueId(id) }),
         exchange(),
         (name(), name()).prop_map(|(virtual_host, name)| D::ExchangeDeleted { virtual_host, name }),
+        policy(),
+        (name(), policy_kind(), name()).prop_map(|(virtual_host, kind, name)| D::PolicyDeleted {
+            virtual_host,
+            kind,
+            name
+        }),
         any_binding().prop_map(D::Bound),
         any_binding().prop_map(D::Unbound),
     ]
@@ -317,7 +348,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_octets_come_nothing_breaks(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0..16_u8) {
+    fn whatever_octets_come_nothing_breaks(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0..18_u8) {
         let _ = decode(&octets);
         let _ = decode(&[&[kind], &octets[..]].concat());
     }

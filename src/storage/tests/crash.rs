@@ -2,7 +2,6 @@
 //! at least all that were durable, at most all that were written.
 
 use std::{
-    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use rand::Rng;
 
 use super::{
     super::sim_disk::{Crash, SimDisk},
-    model::{Model, defined, survivors},
+    model::{Defined, Model, check_deadlines, defined, seen, survivors},
     open_disk,
     script::{Script, Step},
 };
@@ -81,7 +80,8 @@ pub(super) fn follow(disk: &SimDisk, script: &mut Script, steps: u64, history: &
                 if disk.is_crashed() {
                     return false;
                 }
-                assert_eq!(super::load_all(&opened, queue, 0, u64::MAX), expected, "{queue:?} while it runs");
+                let found = super::load_found(&opened, queue, (0, u64::MAX), None);
+                assert_eq!(found, expected, "{queue:?} while it runs");
             }
             Step::Restart => {
                 if opened.log.close().is_err() {
@@ -90,7 +90,7 @@ pub(super) fn follow(disk: &SimDisk, script: &mut Script, steps: u64, history: &
                 history.durable = history.batches.len();
                 let Ok(again) = open_disk(disk) else { return false };
                 opened = again;
-                let found = reconcile(&opened, history);
+                let found = reconcile(&mut opened, history);
                 script.restarted(&found);
                 *history = History { start: found, ..History::default() };
             }
@@ -100,23 +100,26 @@ pub(super) fn follow(disk: &SimDisk, script: &mut Script, steps: u64, history: &
 }
 
 /// The state that a start has found, which must be one of those that it may.
-pub(super) fn reconcile(opened: &super::Opened, history: &History) -> Model {
+pub(super) fn reconcile(opened: &mut super::Opened, history: &History) -> Model {
     let states = history.states();
     let found = survivors(opened);
-    let queues = defined(opened);
+    check_deadlines(opened, &found);
+    let (found_seen, there) = (seen(opened), defined(opened));
     // Definitions are durable once they are written, whatever becomes of messages.
     let mut all = history.start.clone();
     history.batches.iter().for_each(|batch| all.apply(batch));
     let mut attempted = all.clone();
     history.attempted.iter().for_each(|batch| attempted.apply(batch));
-    let is_allowed = |queues: &BTreeSet<_>| *queues == all.defined || *queues == attempted.defined;
-    assert!(is_allowed(&queues), "queues {queues:?}, not {:?} or {:?}", all.defined, attempted.defined);
-    let expected: Vec<_> = states.iter().map(|state| state.after_restart(&queues)).collect();
+    let allowed = [Defined::of(&all), Defined::of(&attempted)];
+    assert!(allowed.contains(&there), "there is {there:?}, not one of {allowed:?}");
+    let expected: Vec<_> =
+        states.iter().map(|state| (state.after_restart(&there), state.seen(&there))).collect();
+    let found = (found, found_seen);
     let Some(at) = expected.iter().rposition(|expected| *expected == found) else {
         panic!("found {found:?},\nnot one of {expected:?}");
     };
     let mut model = states[at].clone();
-    model.restart(&queues);
+    model.restart(&there);
     // States that differ in nothing but deliveries can't be told apart by messages.
     model.queues.values_mut().for_each(|queue| queue.delivered_up_to = 0);
     for queue in &opened.recovered.queues {
@@ -144,13 +147,13 @@ fn crash_once(seed: u64, steps: u64, crash_at: Option<u64>, mode: Crash) -> u64 
     let operations = disk.operations();
     for life in 0..2 {
         disk = disk.crash(mode);
-        let opened = open_disk(&disk).unwrap_or_else(|error| panic!("life {life}: {error}"));
-        let found = reconcile(&opened, &history);
+        let mut opened = open_disk(&disk).unwrap_or_else(|error| panic!("life {life}: {error}"));
+        let found = reconcile(&mut opened, &history);
         drop(opened);
         // A start that is itself cut off must change nothing.
         let again = disk.crash(mode);
-        let opened = open_disk(&again).unwrap_or_else(|error| panic!("life {life}, again: {error}"));
-        reconcile(&opened, &history);
+        let mut opened = open_disk(&again).unwrap_or_else(|error| panic!("life {life}, again: {error}"));
+        reconcile(&mut opened, &history);
         drop(opened);
         disk = again;
         script = Script::new(seed + 1000 + life);

@@ -38,8 +38,11 @@ fn declared(id: QueueId) -> Fact {
 }
 
 fn publish(queue: QueueId, sequence: u64, len: usize, survives: bool) -> Fact {
-    let message = message(sequence, len, survives, 0);
-    Fact::Publish { message, queues: vec![Target { queue, sequence, survives }] }
+    let message = message(sequence, len, survives, None);
+    Fact::Publish {
+        message,
+        queues: vec![Target { queue, sequence, survives, deadline_ms: crate::broker::NEVER }],
+    }
 }
 
 fn purge(queue: QueueId, before: u64) -> Fact {
@@ -63,7 +66,15 @@ fn filled(count: u64, together: u64) -> (SimDisk, Opened) {
 /// How many messages in a range can be read, and how many are reported as damaged.
 fn readable(opened: &Opened, first: u64, last: u64) -> (usize, u64) {
     let limits = (1024, usize::MAX);
-    let load = Load { queue: QUEUE, first, last, priorities: None, count_max: limits.0, bytes_max: limits.1 };
+    let load = Load {
+        queue: QUEUE,
+        first,
+        last,
+        priorities: None,
+        count_max: limits.0,
+        bytes_max: limits.1,
+        only: Vec::new(),
+    };
     let loaded = opened.reader.load(&load).expect("the disk works");
     (loaded.messages.len(), loaded.damaged)
 }
@@ -142,7 +153,7 @@ fn salvaging_a_batch_loses_its_damaged_record_only() {
     let disk = disk.crash(Crash::Kept);
     disk.flip_bit(FIRST, body(&disk, 4) + 100, 1);
     let found: Vec<u64> =
-        survivors(&salvaged(&disk))[&QUEUE].iter().map(|(sequence, ..)| *sequence).collect();
+        survivors(&salvaged(&disk))[&QUEUE].iter().map(|(found, _)| found.sequence).collect();
     assert_eq!(found, [1, 2, 3, 5, 6, 7, 8, 9, 10]);
 }
 
@@ -199,7 +210,7 @@ fn settling_what_was_purged_leaves_nothing_behind() {
         let facts = [publish(QUEUE, sequence, 10, true), purge(QUEUE, sequence + 1), settle];
         opened.log.write(&facts, 0).expect("written");
     }
-    assert!(opened.log.shared.index().queues[&QUEUE].settled_early.is_empty());
+    assert!(opened.log.shared.index().queues[&QUEUE].rare().settled_early.is_empty());
 }
 
 #[test]

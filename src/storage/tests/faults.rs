@@ -19,6 +19,7 @@ use super::{
 use crate::{
     amqp::{Table, Value},
     broker::{
+        NEVER,
         definition::Definition,
         journal::{Fact, Target},
         pager::Load,
@@ -41,8 +42,12 @@ fn declared() -> Fact {
 }
 
 fn publish(sequence: u64, body_len: usize) -> Fact {
-    let message = message(sequence, body_len, true, 0);
-    Fact::Publish { message, queues: vec![Target { queue: QUEUE, sequence, survives: true }] }
+    publish_until(sequence, body_len, NEVER)
+}
+
+fn publish_until(sequence: u64, body_len: usize, deadline_ms: u64) -> Fact {
+    let message = message(sequence, body_len, true, None);
+    Fact::Publish { message, queues: vec![Target { queue: QUEUE, sequence, survives: true, deadline_ms }] }
 }
 
 fn settle(sequences: impl IntoIterator<Item = u64>) -> Fact {
@@ -70,9 +75,9 @@ fn an_error_of_any_operation_stops_the_log_and_loses_nothing_durable() {
             let mut history = History::default();
             failed += u64::from(!follow(&disk, &mut Script::new(seed), STEPS, &mut history));
             let disk = disk.crash(crash);
-            let opened = open_disk(&disk)
+            let mut opened = open_disk(&disk)
                 .unwrap_or_else(|found| panic!("{error} at operation {operation}, {crash:?}: {found}"));
-            reconcile(&opened, &history);
+            reconcile(&mut opened, &history);
         }
     }
     assert!(failed > disk.operations(), "{failed} runs failed");
@@ -141,8 +146,8 @@ fn positions_that_were_torn_are_made_again() {
     let arguments: Table = [("x-max-priority".to_owned(), Value::I32(2))].into_iter().collect();
     let (virtual_host, name) = ("/".into(), "orders".into());
     let queue = Definition::QueueDeclared { virtual_host, id: QUEUE, name, auto_delete: false, arguments };
-    let queues = vec![Target { queue: QUEUE, sequence: 1, survives: true }];
-    let publish = Fact::Publish { message: message(1, 100, true, 2), queues };
+    let queues = vec![Target { queue: QUEUE, sequence: 1, survives: true, deadline_ms: NEVER }];
+    let publish = Fact::Publish { message: message(1, 100, true, Some(2)), queues };
     opened.log.write(&[Fact::Define(queue), publish], 0).expect("written");
     opened.log.close().expect("closed");
     let disk = disk.crash(Crash::Kept);
@@ -165,9 +170,12 @@ fn the_identity_of_a_queue_that_paged_out_is_not_used_again() {
     let disk = SimDisk::new(1);
     let mut opened = open_disk(&disk).expect("a new directory");
     let queue = QueueId(42);
-    let message = message(1, 100, false, 0);
+    let message = message(1, 100, false, None);
     let facts = [
-        Fact::Publish { message, queues: vec![Target { queue, sequence: 1, survives: false }] },
+        Fact::Publish {
+            message,
+            queues: vec![Target { queue, sequence: 1, survives: false, deadline_ms: NEVER }],
+        },
         Fact::Purge { queue, before: 9, unsettled: Vec::new(), unsettled_body_bytes: 0 },
     ];
     opened.log.write(&[declared()], 0).expect("written");
@@ -236,13 +244,18 @@ fn a_full_disk_is_drained_by_consuming() {
     assert_eq!(survivors(&opened), Survivors::new());
 }
 
+/// Every second message of a directory leaves by itself, the last ones first.
+fn deadline_of(sequence: u64) -> u64 {
+    if sequence.is_multiple_of(2) { 1000 - sequence } else { NEVER }
+}
+
 /// A directory with sealed segments, one being written, definitions, and a checkpoint if it was closed.
 fn filled(closed: bool) -> (SimDisk, Survivors) {
     let disk = SimDisk::new(3);
     let mut opened = open_disk(&disk).expect("a new directory");
     opened.log.write(&[declared()], 0).expect("written");
     for sequence in 1..=120 {
-        opened.log.write(&[publish(sequence, 700)], 0).expect("written");
+        opened.log.write(&[publish_until(sequence, 700, deadline_of(sequence))], 0).expect("written");
         opened.log.sync().expect("synced");
     }
     opened.log.write(&[settle((1..=120).step_by(3))], 0).expect("written");
@@ -277,6 +290,7 @@ fn readable(opened: &super::Opened) -> (Vec<u64>, u64) {
             priorities: None,
             count_max: 1000,
             bytes_max: 1 << 20,
+            only: Vec::new(),
         };
         let loaded = opened.reader.load(&load).expect("the disk works");
         ids.extend(loaded.messages.iter().map(|loaded| id_of(&loaded.message)));
@@ -285,20 +299,32 @@ fn readable(opened: &super::Opened) -> (Vec<u64>, u64) {
     (ids, damaged)
 }
 
+/// How many deadlines a start has found; none is made up.
+fn deadlines(opened: &mut super::Opened) -> usize {
+    let mut count = 0;
+    for (_, deadlines) in opened.recovered.queues.iter_mut().flat_map(|queue| &mut queue.deadlines) {
+        while let Some((deadline_ms, sequence)) = deadlines.pop_due(NEVER - 1) {
+            assert_eq!(deadline_ms, deadline_of(sequence));
+            count += 1;
+        }
+    }
+    count
+}
+
 #[test]
 fn rot_anywhere_is_noticed_and_takes_nothing_else_along() {
     const EVERY: usize = 97;
     for closed in [false, true] {
         let (disk, expected) = filled(closed);
-        let expected: Vec<u64> = expected[&QUEUE].iter().map(|(_, id, _)| *id).collect();
+        let expected: Vec<u64> = expected[&QUEUE].iter().map(|(found, _)| found.id).collect();
         let (mut refused, mut reported, mut harmless) = (0, 0, 0);
         for name in disk.names().into_iter().filter(|name| !name.starts_with("spare")) {
             let len = disk.content(&name).len();
             for offset in (0..len).step_by(EVERY) {
                 let disk = disk.crash(Crash::Kept);
                 disk.flip_bit(&name, offset as u64, (offset % 8) as u8);
-                let found = open_disk(&disk);
-                let (ids, damaged) = match &found {
+                let mut found = open_disk(&disk);
+                let (ids, damaged) = match &mut found {
                     Err(StorageError::Damaged { damage }) => {
                         refused += 1;
                         let found = check(Arc::new(disk.clone())).expect("it can be read");
@@ -316,7 +342,14 @@ fn rot_anywhere_is_noticed_and_takes_nothing_else_along() {
                         continue;
                     }
                     Err(error) => panic!("{name} at {offset}: {error}"),
-                    Ok(opened) => readable(opened),
+                    Ok(opened) => {
+                        let count = deadlines(opened);
+                        assert!(
+                            count == 40 || name.ends_with(".log"),
+                            "{name} at {offset}: {count} deadlines"
+                        );
+                        readable(opened)
+                    }
                 };
                 assert_eq!(ids.len() as u64 + damaged, 80, "{name} at {offset}: {ids:?}");
                 assert!(ids.iter().all(|id| expected.contains(id)), "{name} at {offset}: {ids:?}");
@@ -365,7 +398,7 @@ fn damage_is_told_with_file_place_and_queue() {
 #[test]
 fn a_cold_message_that_rots_is_reported_and_the_others_are_delivered() {
     let (disk, _) = filled(true);
-    disk.flip_bit("seg-0000000002.log", 5000, 1);
+    disk.flip_bit("seg-0000000002.log", 4500, 1);
     let opened = open_disk(&disk).expect("nothing says so before it is read");
     let (ids, damaged) = readable(&opened);
     assert_eq!((ids.len(), damaged), (79, 1));
@@ -390,17 +423,17 @@ fn a_missing_segment_is_damage() {
 }
 
 #[test]
-fn a_directory_of_another_version_is_refused_by_name() {
+fn a_directory_of_a_later_version_is_refused_by_name() {
     let disk = SimDisk::new(1);
     drop(open_disk(&disk).expect("a new directory"));
     let disk = disk.crash(Crash::Kept);
     let node = String::from_utf8(disk.content("NODE")).expect("text");
-    let at = node.find("= 1").expect("the version") + 2;
-    // '1' and '3' differ in one bit.
-    disk.flip_bit("NODE", at as u64, 1);
+    let at = node.find("= 2").expect("the version") + 2;
+    // '2' and '3' differ in one bit.
+    disk.flip_bit("NODE", at as u64, 0);
     let error = open_disk(&disk).expect_err("of another version").to_string();
     assert_eq!(
         error,
-        "sim/NODE has format version 3, this is leveret for format version 1; use the version of leveret that wrote it"
+        "sim/NODE has format version 3, this is leveret for format version 2; use the version of leveret that wrote it"
     );
 }

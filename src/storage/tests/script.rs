@@ -4,10 +4,11 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
 use super::{message, model::Model};
 use crate::{
-    amqp::Table,
+    amqp::{Table, Value},
     broker::{
+        NEVER,
         definition::Definition,
-        journal::{Fact, Target},
+        journal::{Fact, Target, cache_of_exchange},
         queue::QueueId,
     },
 };
@@ -44,6 +45,10 @@ const TRANSIENT_QUEUES: [QueueId; 2] = [QueueId(1_000_001), QueueId(1_000_002)];
 /// Identities from here on are those of transient queues.
 const TRANSIENT: QueueId = QueueId(1_000_000);
 
+const OTHER_HOST: &str = "other";
+/// Exchanges that are there now and then.
+const EXCHANGES: [(&str, &str); 2] = [("/", "one"), (OTHER_HOST, "one")];
+
 impl Script {
     pub(super) fn new(seed: u64) -> Self {
         Self {
@@ -61,9 +66,9 @@ impl Script {
         match self.random.random_range(0..100) {
             0..75 => self.write(),
             75..88 => Step::Sync,
-            88..91 => Step::Idle,
-            91..93 => Step::Tidy,
-            93..98 => match self.model.queues.keys().copied().choose(&mut self.random) {
+            88..90 => Step::Idle,
+            90..94 => Step::Tidy,
+            94..98 => match self.model.queues.keys().copied().choose(&mut self.random) {
                 Some(queue) => Step::Read(queue),
                 None => Step::Sync,
             },
@@ -98,10 +103,13 @@ impl Script {
             0..3 if defined < 6 => self.declare(),
             3 => self.delete(),
             4..55 => self.publish(),
-            55..85 => self.settle(),
-            85..88 => self.purge(),
-            88..94 => self.count_return(),
-            94..99 => self.deliver(),
+            55..80 => self.settle(),
+            80..83 => self.purge(),
+            83..86 => self.count_return(),
+            86..89 => self.hold(),
+            89..91 => self.deliver(),
+            91..95 => self.seen(),
+            95..99 => self.exchange(),
             _ => {
                 // Its identity is not used again in this life.
                 let queue = self.transient[0];
@@ -114,12 +122,18 @@ impl Script {
     fn declare(&mut self) -> Fact {
         let id = QueueId(self.next_id);
         self.next_id += 1;
+        // Without levels, with some, and with those that a message without a priority is in the middle of.
+        let argument = match self.random.random_range(0..3) {
+            0 => None,
+            1 => Some(("x-max-priority".to_owned(), Value::I32(2))),
+            _ => Some(("x-queue-type".to_owned(), Value::LongStr("quorum".into()))),
+        };
         Fact::Define(Definition::QueueDeclared {
             virtual_host: "/".into(),
             id,
             name: format!("queue-{}", id.0).into(),
             auto_delete: false,
-            arguments: Table::default(),
+            arguments: argument.into_iter().collect(),
         })
     }
 
@@ -134,13 +148,20 @@ impl Script {
         let count = if self.random.random_bool(0.2) { 3 } else { 1 };
         let chosen = queues.choose_multiple(&mut self.random, count);
         let next = &mut self.next_sequence;
+        let leaves = self.random.random_bool(0.3);
         let targets = chosen.into_iter().map(|queue| {
             let sequence = next.entry(queue).or_insert(1);
             *sequence += 1;
             let survives = persistent && queue < TRANSIENT;
-            Target { queue, sequence: *sequence - 1, survives }
+            Target { queue, sequence: *sequence - 1, survives, deadline_ms: NEVER }
         });
-        let targets = targets.collect();
+        let mut targets: Vec<Target> = targets.collect();
+        // Each queue may have a time of its own, and they come in no order.
+        for target in targets.iter_mut().filter(|_| leaves) {
+            if self.random.random_bool(0.8) {
+                target.deadline_ms = 1_700_000_000_000 + self.random.random_range(0..1000);
+            }
+        }
         let len = match self.random.random_range(0..100) {
             0..80 => self.random.random_range(8..300),
             80..97 => self.random.random_range(300..6000),
@@ -148,7 +169,7 @@ impl Script {
             _ => self.random.random_range(20_000..70_000),
         };
         self.next_message += 1;
-        let priority = self.random.random_range(0..4);
+        let priority = self.random.random_bool(0.3).then(|| self.random.random_range(0..7));
         Fact::Publish { message: message(self.next_message, len, persistent, priority), queues: targets }
     }
 
@@ -177,6 +198,47 @@ impl Script {
             Some((queue, sequences, _)) => Fact::Return { queue, sequences },
             None => self.publish(),
         }
+    }
+
+    fn hold(&mut self) -> Fact {
+        let until_ms = 1_700_000_000_000 + self.random.random_range(0..1000);
+        let death = self.random.random_range(0..3);
+        match self.some(5) {
+            Some((queue, sequences, _)) => Fact::Hold { queue, sequences, until_ms, death },
+            None => self.publish(),
+        }
+    }
+
+    /// A key, few enough for some to come again, of a queue or an exchange that is there, or was.
+    fn seen(&mut self) -> Fact {
+        let (host, name) = *EXCHANGES.iter().choose(&mut self.random).expect("there are some");
+        let queue = self.model.defined.iter().copied().choose(&mut self.random);
+        let queue = queue.filter(|_| self.random.random_bool(0.4));
+        Fact::Seen {
+            cache: queue.unwrap_or_else(|| cache_of_exchange(host, name)),
+            key: self.random.random_range(0..6),
+            until_ms: 1_700_000_000_000 + self.random.random_range(0..1000),
+            keep: self.random.random_range(2..5),
+        }
+    }
+
+    /// Exchanges and their virtual host come and go.
+    fn exchange(&mut self) -> Fact {
+        let (host, name) = *EXCHANGES.iter().choose(&mut self.random).expect("there are some");
+        let (virtual_host, is_there) =
+            (host.into(), self.model.exchanges.contains_key(&cache_of_exchange(host, name)));
+        Fact::Define(match self.random.random_range(0..4) {
+            0 if host == OTHER_HOST => Definition::VirtualHostDeleted { name: virtual_host },
+            _ if is_there => Definition::ExchangeDeleted { virtual_host, name: name.into() },
+            _ => Definition::ExchangeDeclared {
+                virtual_host,
+                name: name.into(),
+                kind: "fanout",
+                auto_delete: false,
+                internal: false,
+                arguments: Table::default(),
+            },
+        })
     }
 
     fn deliver(&mut self) -> Fact {

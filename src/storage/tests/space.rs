@@ -24,8 +24,11 @@ fn declared(id: QueueId) -> Fact {
 }
 
 fn publish(queue: QueueId, sequence: u64, survives: bool) -> Fact {
-    let message = message(sequence, 500, survives, 0);
-    Fact::Publish { message, queues: vec![Target { queue, sequence, survives }] }
+    let message = message(sequence, 500, survives, None);
+    Fact::Publish {
+        message,
+        queues: vec![Target { queue, sequence, survives, deadline_ms: crate::broker::NEVER }],
+    }
 }
 
 fn settle(queue: QueueId, sequence: u64) -> Fact {
@@ -143,6 +146,6 @@ fn definitions_that_come_and_go_do_not_pile_up() {
     opened.log.write(&[declared(QueueId(1_000_000))], 0).expect("written");
     drop(opened);
     let opened = open_disk(&disk.crash(super::super::sim_disk::Crash::Lost)).expect("sound");
-    assert_eq!(super::model::defined(&opened).len(), 1);
+    assert_eq!(super::model::defined(&opened).queues.len(), 1);
     assert_eq!(opened.recovered.next_id, 1_000_001);
 }

@@ -157,6 +157,148 @@ fn alternate_exchange_argument() {
 }
 
 #[test]
+fn exchange_types_of_plugins() {
+    let mut rows = Table::default();
+    for (kind, arguments, text) in [
+        (
+            "x-consistent-hash",
+            table([("hash-header", text("h")), ("hash-property", text("message_id"))]),
+            "hash-header and hash-property are mutually exclusive",
+        ),
+        ("x-consistent-hash", table([("hash-property", text("app_id"))]), "Unsupported property: app_id"),
+        (
+            "x-recent-history",
+            table([("x-recent-history-length", int(0))]),
+            "Invalid argument 0, 'x-recent-history-length' must be a positive integer",
+        ),
+        (
+            "x-recent-history",
+            table([("x-recent-history-length", text("5"))]),
+            "Invalid argument <<\"5\">>, 'x-recent-history-length' must be a positive integer",
+        ),
+    ] {
+        let refusal = format!("PRECONDITION_FAILED - {text}");
+        rows.channel(&format!("B4 {kind}: {text}"), (406, &refusal, 40, 10), move |s| {
+            s.send(Declare { arguments: arguments.clone(), ..declare_exchange(&s.name, kind) });
+        });
+    }
+    for kind in ["x-consistent-hash", "x-modulus-hash", "x-random", "x-recent-history"] {
+        let refusal = format!(
+            "PRECONDITION_FAILED - inequivalent arg 'type' for exchange '{{n}}' in vhost '/': received \
+             ''{kind}'' but current is 'direct'"
+        );
+        rows.channel(&format!("B4 redeclared as {kind}"), (406, &refusal, 40, 10), move |s| {
+            s.done(declare_exchange(&s.name, "direct"));
+            s.send(declare_exchange(&s.name, kind));
+        });
+        rows.answer(
+            &format!("B4 {kind} redeclared with arguments that are not compared"),
+            "Exchange.DeclareOk",
+            move |s| {
+                s.done(declare_exchange(&s.name, kind));
+                let arguments = table([("hash-header", text("h")), ("x-recent-history-length", int(3))]);
+                s.send(Declare { arguments, ..declare_exchange(&s.name, kind) });
+            },
+        );
+    }
+    rows.check();
+}
+
+/// What RabbitMQ 3.10.8 and the plugins that come with it do not know, or answer by a crash.
+#[test]
+fn exchange_types_of_others() {
+    let mut rows = Table::default();
+    let delayed = "Invalid argument, 'x-delayed-type' must be an existing exchange type";
+    for (kind, arguments, text) in [
+        (
+            "x-consistent-hash",
+            table([("hash-header", int(1))]),
+            "invalid type 'signedint' for arg 'hash-header' in exchange '{n}' in vhost '/'",
+        ),
+        ("x-delayed-message", table([("x-other", int(1))]), delayed),
+        ("x-delayed-message", table([("x-delayed-type", text("nope"))]), delayed),
+        (
+            "x-delayed-message",
+            table([("x-delayed-type", text("x-delayed-message"))]),
+            "Invalid argument, 'x-delayed-message' can't be used for 'x-delayed-type'",
+        ),
+        (
+            "x-message-deduplication",
+            table([("x-other", int(1))]),
+            "Missing or invalid argument, 'x-cache-size' must be an integer greater than 0",
+        ),
+        (
+            "x-message-deduplication",
+            table([("x-cache-size", int(1)), ("x-cache-ttl", int(0))]),
+            "Invalid argument, 'x-cache-ttl' must be an integer greater than 0",
+        ),
+        (
+            "x-message-deduplication",
+            table([("x-cache-size", int(1)), ("x-cache-persistence", text("ram"))]),
+            "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'",
+        ),
+        (
+            "direct",
+            table([("x-alternate-exchange", int(1))]),
+            "invalid type 'signedint' for arg 'x-alternate-exchange' in exchange '{n}' in vhost '/'",
+        ),
+    ] {
+        let refusal = format!("PRECONDITION_FAILED - {text}");
+        rows.channel(&format!("B4 {kind}: {text}"), (406, &refusal, 40, 10), move |s| {
+            s.send(Declare { arguments: arguments.clone(), ..declare_exchange(&s.name, kind) });
+        });
+        rows.mark_deviation();
+    }
+    for (kind, name, current, received) in [
+        ("x-delayed-message", "x-delayed-type", text("direct"), text("topic")),
+        ("x-message-deduplication", "x-cache-size", int(5), int(6)),
+    ] {
+        let printed = if kind == "x-delayed-message" { ("topic", "direct") } else { ("6", "5") };
+        let refusal = format!(
+            "PRECONDITION_FAILED - inequivalent arg '{name}' for exchange '{{n}}' in vhost '/': received '{}' but \
+             current is '{}'",
+            printed.0, printed.1
+        );
+        rows.channel(&format!("B4 another {name}"), (406, &refusal, 40, 10), move |s| {
+            for value in [&current, &received] {
+                let arguments = table([(name, value.clone())]);
+                s.send(Declare { arguments, ..declare_exchange(&s.name, kind) });
+                if value == &current {
+                    s.wire.expect::<amq_protocol::protocol::exchange::DeclareOk>(1);
+                }
+            }
+        });
+        rows.mark_deviation();
+    }
+    rows.check();
+}
+
+#[test]
+fn bindings_that_a_type_refuses() {
+    let mut rows = Table::default();
+    for (kind, key, text, is_deviation) in [
+        ("x-consistent-hash", "a", "The binding key must be an integer: <<\"a\">>", false),
+        ("x-consistent-hash", "", "The binding key must be an integer: <<>>", false),
+        ("x-consistent-hash", "1.5", "The binding key must be an integer: <<\"1.5\">>", false),
+        ("x-consistent-hash", "0", "The binding key must be greater than 0", false),
+        ("x-consistent-hash", "-1", "The binding key must be greater than 0", false),
+        // RabbitMQ 3.10.8 has no highest weight.
+        ("x-consistent-hash", "10001", "The binding key must not exceed 10000", true),
+        ("x-local-random", "k", "Non empty binding 'k' key not permitted", true),
+    ] {
+        let refusal = format!("PRECONDITION_FAILED - {text}");
+        rows.channel(&format!("B4 {kind}: {text}"), (406, &refusal, 40, 30), move |s| {
+            s.done(Declare { auto_delete: true, ..declare_exchange(&s.name, kind) });
+            s.send(Bind { routing_key: key.into(), ..exchange_bind("amq.fanout", &s.name) });
+        });
+        if is_deviation {
+            rows.mark_deviation();
+        }
+    }
+    rows.check();
+}
+
+#[test]
 fn exchange_delete() {
     let mut rows = Table::default();
     rows.answer("A0.7 delete of a missing exchange", "Exchange.DeleteOk", |s| s.send(named(&s.name)));

@@ -18,6 +18,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("ledger::order_is_kept", order_is_kept),
     ("ledger::a_transaction_is_done_or_not", a_transaction_is_done_or_not),
     ("ledger::a_purge_leaves_nothing", a_purge_leaves_nothing),
+    ("ledger::what_moves_by_itself_is_in_one_place", what_moves_by_itself_is_in_one_place),
     ("ledger::definitions_are_kept_and_deleted", definitions_are_kept_and_deleted),
 ];
 
@@ -380,4 +381,40 @@ fn definitions_are_kept_and_deleted() {
     story.event(1, Event::Declare { thing: thing.clone(), durable: false });
     story.event(2, Event::Declared(thing));
     wrong(end(story, &["x"]).wrong(), "is not durable");
+}
+
+fn what_moves_by_itself_is_in_one_place() {
+    let place = Name::from(topology::EXPIRING[0]);
+    let end = |found: &[(u64, bool)]| {
+        let mut story = Story::new();
+        let thing = Thing::Queue(Arc::clone(&place));
+        story.event(0, Event::Declare { thing: thing.clone(), durable: true });
+        story.event(0, Event::Declared(thing));
+        for sequence in [1, 2] {
+            let (message, queues) = (id(sequence), Arc::from([Arc::clone(&place)]));
+            let persistent = true;
+            story.event(1, Event::Publish { message, queues, persistent, transaction: None });
+            story.event(2, Event::Confirmed { message, queues: [Arc::clone(&place)].into() });
+        }
+        let (queue, message) = (Arc::clone(&place), id(1));
+        story.event(3, Event::Deliver { queue, message, redelivered: false, reader: 7 });
+        story.event(4, Event::Return { queue: Arc::clone(&place), message: id(1) });
+        let mut observation = Observation::default();
+        for queue in ["q", "r", topology::EXPIRING[1]] {
+            observation.queues.insert(queue.into(), Vec::new());
+        }
+        let one = |(sequence, redelivered): &(u64, bool)| Found {
+            message: id(*sequence),
+            redelivered: *redelivered,
+        };
+        observation.queues.insert(Arc::clone(&place), found.iter().map(one).collect());
+        let at = story.at(9000);
+        story.ledger.restart(End::Terminated, at, &observation);
+        story.ledger.take_violations()
+    };
+    // Neither order nor redelivery says anything.
+    right(end(&[(2, false), (1, false)]));
+    right(end(&[(1, true), (2, true)]));
+    wrong(end(&[(2, false)]), "expiring lost 1/1");
+    wrong(end(&[(1, false), (2, false), (1, false)]), "expiring has 1/1 twice");
 }

@@ -10,7 +10,11 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Connection, Message, Model, Queue, State};
+use super::{Connection, Message, Model, Queue, State, Taken};
+use crate::operation::{KEYS_MAX, key_of};
+
+/// Whether the log keeps deadlines, and which messages are held.
+pub const TIME_SURVIVES: bool = true;
 
 /// What the log had synced when the broker crashed. Queues are told by their numbers among the durable ones that the
 /// broker ever had, from 0 and in order of declaration.
@@ -22,6 +26,8 @@ pub struct Synced {
     pub delivered_up_to: HashMap<usize, u64>,
     /// How many deliveries have failed, by queue and position.
     pub returned: HashMap<(usize, u64), u32>,
+    /// Until when messages are held, by queue and place.
+    pub held: HashMap<(usize, u64), u64>,
 }
 
 /// The queues that came back, by name.
@@ -38,16 +44,22 @@ pub struct RecoveredQueue {
     pub next: u64,
     /// In the queue's order.
     pub messages: Vec<RecoveredMessage>,
+    /// By which keys duplicates are known, oldest first.
+    pub known: Vec<u64>,
 }
 
 /// A message that came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveredMessage {
     pub position: u64,
+    /// The position, or the number where nobody knows the order.
+    pub place: u64,
     pub id: u64,
     pub redelivered: bool,
     /// How many deliveries of it have failed.
     pub delivery_count: u32,
+    /// Until when it is held, and whether it is dead.
+    pub held: Option<(u64, bool)>,
 }
 
 /// What a transaction did: a crash leaves all of it or nothing.
@@ -148,6 +160,14 @@ impl Model {
         let Self { commits, durable, .. } = self;
         commits.retain(|commit| commit.published.iter().any(|id| durable.contains(id)));
         durable.extend(commits.iter().flat_map(|commit| &commit.published));
+        self.check_letters(recovered)?;
+        for queue in self.live.values().copied() {
+            let queue = &mut self.queues[queue];
+            if let Some(recovered) = recovered.get(&queue.name).filter(|_| queue.kind.is_unique()) {
+                queue.taken = queue.known_after_crash(&self.durable, &recovered.known)?;
+                self.durable.extend(queue.taken.iter().map(|taken| taken.id));
+            }
+        }
         let mut survivors = BTreeMap::new();
         for name in self.names.keys() {
             let recovered = recovered.get(name);
@@ -191,7 +211,7 @@ impl Model {
             return Err(format!("{name} is {state}"));
         }
         check_order(name, recovered)?;
-        let back: HashSet<u64> = recovered.messages.iter().map(|message| message.position).collect();
+        let back: HashSet<u64> = recovered.messages.iter().map(|message| message.place).collect();
         for found in &recovered.messages {
             self.check_message(index, number, synced, *found)?;
         }
@@ -201,7 +221,7 @@ impl Model {
             if !back.contains(position) && self.fate(queue, message, is_settled) == Fate::Stays {
                 return Err(format!("{} is missing from {name}", message.id));
             }
-            if is_synced && *position >= recovered.next {
+            if is_synced && !queue.kind.is_unordered() && *position >= recovered.next {
                 return Err(format!("{name} uses position {position} twice"));
             }
         }
@@ -216,11 +236,12 @@ impl Model {
         found: RecoveredMessage,
     ) -> Result<(), String> {
         let queue = &self.queues[index];
-        let (name, RecoveredMessage { position, id, redelivered, delivery_count }) = (&queue.name, found);
-        let Some(message) = queue.messages.get(&position).filter(|message| message.id == id) else {
+        let (name, RecoveredMessage { position, place, id, redelivered, delivery_count, .. }) =
+            (&queue.name, found);
+        let Some(message) = queue.messages.get(&place).filter(|message| message.id == id) else {
             return Err(format!("{id} at {position} of {name} was never there"));
         };
-        let is_settled = self.is_settled(synced, (index, number), position);
+        let is_settled = self.is_settled(synced, (index, number), place);
         if self.fate(queue, message, is_settled) == Fate::Goes {
             return Err(format!("{id} is back in {name}"));
         }
@@ -231,7 +252,11 @@ impl Model {
         if redelivered && !queue.was_delivered {
             return Err(format!("{id} of {name} is marked as redelivered"));
         }
-        let least = synced.returned.get(&(number, position)).copied().unwrap_or(0);
+        let held_until_ms = synced.held.get(&(number, place)).copied();
+        if TIME_SURVIVES && held_until_ms > found.held.map(|(until_ms, _)| until_ms) {
+            return Err(format!("{id} of {name} is not held until {held_until_ms:?}: {:?}", found.held));
+        }
+        let least = synced.returned.get(&(number, place)).copied().unwrap_or(0);
         if !(least..=message.failed).contains(&delivery_count) {
             let most = message.failed;
             return Err(format!("{id} of {name} has failed {delivery_count} times, not {least} to {most}"));
@@ -277,15 +302,56 @@ impl Model {
         let bound = survivors.values().enumerate().filter(|(_, recovered)| recovered.is_bound);
         self.bindings = bound.map(|(index, _)| index).collect();
         let messages = queues.iter().flat_map(|queue| queue.messages.values());
-        self.durable = messages.map(|message| message.id).collect();
+        let known = queues.iter().flat_map(|queue| &queue.taken).map(|taken| taken.id);
+        self.durable = messages.map(|message| message.id).chain(known).collect();
         self.commits.clear();
         self.queues = queues;
+        self.unsure.clear();
+        self.refused.clear();
+        self.dated.clear();
+        for queue in 0..self.queues.len() {
+            self.bound(queue);
+            let places: Vec<u64> = self.queues[queue].messages.keys().copied().collect();
+            for place in places {
+                self.restored(queue, place);
+            }
+        }
         self.consumers.clear();
         self.connections.fill_with(|| Connection { is_closed: true, ..Connection::default() });
     }
 }
 
+impl Model {
+    fn restored(&mut self, queue: usize, place: u64) {
+        if self.queues[queue].messages[&place].is_kept() {
+            self.is_dead(queue, place);
+        }
+        self.look_again(queue, place);
+    }
+}
+
+impl Message {
+    /// Whether it is dead and waits for another queue.
+    fn is_kept(&self) -> bool {
+        self.state == State::Held && self.until_ms == 0
+    }
+}
+
 impl Queue {
+    /// Keys come back with their messages: of what came, all up to some moment.
+    fn known_after_crash(&self, durable: &HashSet<u64>, known: &[u64]) -> Result<Vec<Taken>, String> {
+        let taken: Vec<Taken> = self.taken.iter().filter(|taken| taken.persistent).copied().collect();
+        let least = taken.iter().rposition(|taken| durable.contains(&taken.id)).map_or(0, |last| last + 1);
+        let is_it = |up_to: &usize| last_keys(&taken[..*up_to]) == known;
+        match (least..=taken.len()).find(is_it) {
+            Some(up_to) => Ok(taken[..up_to].to_vec()),
+            None => {
+                let keys = last_keys(&taken[..least]);
+                Err(format!("{} knows {known:?}, and not {keys:?} or more", self.name))
+            }
+        }
+    }
+
     fn restarted(&self, recovered: &RecoveredQueue) -> Self {
         let mut queue = Self {
             name: self.name.clone(),
@@ -296,31 +362,41 @@ impl Queue {
             returns: 1,
             last: recovered.next - 1,
             bound: History::new(recovered.is_bound),
+            had_held: recovered.messages.iter().any(|message| message.held.is_some()),
             was_delivered: self.was_delivered,
             delivered_up_to: self.delivered_up_to,
+            taken: self.taken.clone(),
             ..Self::default()
         };
         for found in &recovered.messages {
-            let RecoveredMessage { position, id, redelivered, delivery_count } = *found;
+            let RecoveredMessage { place, id, redelivered, delivery_count, held, .. } = *found;
+            let known = &self.messages[&place];
             let message = Message {
-                id,
-                persistent: true,
-                priority: self.messages[&position].priority,
-                state: State::Available,
+                priority: known.priority,
+                state: if held.is_some() { State::Held } else { State::Available },
                 failed: delivery_count,
                 seen: redelivered,
-                was_early: false,
                 returns_before: u64::from(!redelivered),
-                give_backs_before: 0,
-                purge: 0,
-                met_purge: false,
+                deadline_ms: Model::deadline_after_crash(known),
+                until_ms: held.filter(|(_, is_dead)| !is_dead).map_or(0, |(until_ms, _)| until_ms),
+                ..Message::new(id, true)
             };
-            queue.positions.insert(id, position);
-            queue.messages.insert(position, message);
+            queue.positions.insert(id, place);
+            queue.messages.insert(place, message);
         }
-        queue.bound();
         queue
     }
+}
+
+/// The keys of what came last, oldest first.
+fn last_keys(taken: &[Taken]) -> Vec<u64> {
+    let mut keys = Vec::new();
+    for key in taken.iter().rev().map(|taken| key_of(taken.id)) {
+        if keys.len() < KEYS_MAX && !keys.contains(&key) {
+            keys.insert(0, key);
+        }
+    }
+    keys
 }
 
 /// Positions grow, and those that may have been delivered come first.

@@ -7,7 +7,7 @@ use crate::broker::{
 };
 
 /// A bench whose queue may keep its window and no more.
-fn paging(durable: bool, arguments: QueueArguments) -> Bench {
+pub(super) fn paging(durable: bool, arguments: QueueArguments) -> Bench {
     let bench = Bench::of(durable, arguments, 1, 1 << 20);
     bench.pager.set_resident_bytes_max(0);
     bench
@@ -27,21 +27,35 @@ fn recovered(count: u64, delivered_up_to: u64, arguments: QueueArguments) -> Ben
     bench
 }
 
+/// What a message of these tests takes in memory.
+pub(super) const MESSAGE_BYTES: u64 = 79;
+
 fn restore(bench: &mut Bench, delivered_up_to: u64, backlog: Vec<Backlog>) {
+    let recovered = what_was_there(delivered_up_to, backlog);
+    bench.handle.lock().restore(recovered);
+}
+
+pub(super) fn what_was_there(delivered_up_to: u64, backlog: Vec<Backlog>) -> RecoveredQueue {
     let count: u64 = backlog.iter().map(|range| range.count).sum();
     let last = backlog.iter().map(|range| range.last).max().unwrap_or(0);
-    let recovered = RecoveredQueue {
+    RecoveredQueue {
         id: QueueId(1),
         next_sequence: last + 1,
         delivered_up_to,
         body_bytes: 4 * count,
         backlog,
-    };
-    bench.handle.lock().restore(&recovered);
+        deadlines: Vec::new(),
+        held: Vec::new(),
+    }
 }
 
-fn stored(persistent: bool, priority: u8) -> LoadedMessage {
-    LoadedMessage { sequence: 0, delivery_count: 0, message: message(persistent, priority) }
+pub(super) fn stored(persistent: bool, priority: u8) -> LoadedMessage {
+    LoadedMessage {
+        sequence: 0,
+        delivery_count: 0,
+        deadline_ms: NEVER,
+        message: message(persistent, priority),
+    }
 }
 
 impl Bench {
@@ -58,7 +72,7 @@ impl Bench {
         (first..first + count).map(|sequence| LoadedMessage { sequence, ..stored(true, 0) }).collect()
     }
 
-    fn publish_late(&mut self, messages: impl IntoIterator<Item = LoadedMessage>) {
+    pub(super) fn publish_late(&mut self, messages: impl IntoIterator<Item = LoadedMessage>) {
         self.stored.extend(messages.into_iter().map(|message| (message.sequence, message)));
     }
 }
@@ -79,7 +93,7 @@ fn what_is_above_the_window_leaves_memory_and_still_counts() {
     assert!(bench.effects.facts.iter().all(is_paged), "none of them is waited for");
     assert!(!bench.effects.facts.iter().any(Fact::is_awaited));
     bench.log();
-    assert_eq!(bench.stored.len() as u64, 5000 - resident / 71);
+    assert_eq!(bench.stored.len() as u64, 5000 - resident / MESSAGE_BYTES);
     let drained = bench.drain_paged();
     assert!(drained.into_iter().eq((1..=5000).map(|sequence| (sequence, false))));
     assert_eq!((bench.ready(), bench.resident()), (0, 0));
@@ -188,10 +202,10 @@ fn what_is_on_its_way_to_the_log_is_waited_for() {
     assert!(bench.effects.facts.is_empty(), "who published them tells the log");
     let half = early.len() - 1500;
     bench.publish_late(early[..half].to_vec());
-    for _ in 0..bench.resident() / 71 {
+    for _ in 0..bench.resident() / MESSAGE_BYTES {
         bench.get().expect("the window");
     }
-    let next = bench.handle.lock().get(false, &mut bench.effects);
+    let next = bench.handle.lock().get(false, &Arc::clone(&bench.handle), &mut bench.effects);
     assert_eq!(next.expect_err("the window is through"), Paged);
     bench.handle.lock().await_head(&bench.outboxes[0], &bench.handle);
     let queue = bench.pager.try_take().expect("a request");
@@ -232,7 +246,7 @@ fn what_is_published_while_a_chunk_is_read_does_not_change_it() {
     let load = queue.lock().next_load().expect("something to load");
     let loaded = bench.find(&load);
     bench.publish(100);
-    assert!(queue.lock().loaded(&load, loaded, &mut bench.effects), "it is all of the chunk");
+    assert!(queue.lock().loaded(&load, loaded, &queue, &mut bench.effects), "it is all of the chunk");
     bench.deliver();
     bench.serve_all();
     assert!(bench.sequences(0).into_iter().eq(1..=700));
@@ -358,7 +372,7 @@ fn each_priority_has_its_chunks_and_the_lowest_goes_first() {
     bench.publish_all((0..2000).map(|number| message(false, u8::from(number % 2 == 1))));
     assert_eq!(bench.ready(), 2300);
     bench.log();
-    assert!(bench.stored.values().all(|stored| stored.message.priority() < 2), "the highest stays");
+    assert!(bench.stored.values().all(|stored| stored.message.priority() < Some(2)), "the highest stays");
     bench.publish_with(500, 9);
     bench.log();
     let drained = sequences(&bench.drain_paged());
@@ -392,7 +406,7 @@ fn what_is_purged_during_a_load_stays_away() {
     assert!(bench.purge() > 0);
     bench.publish(3);
     assert_eq!(bench.sequences(0), [2001, 2002, 2003]);
-    assert!(queue.lock().loaded(&load, loaded, &mut bench.effects), "there is nothing to wait for");
+    assert!(queue.lock().loaded(&load, loaded, &queue, &mut bench.effects), "there is nothing to wait for");
     bench.deliver();
     assert_eq!((bench.ready(), bench.resident()), (0, 0));
     assert!(bench.taken(0).is_empty());
@@ -413,7 +427,7 @@ fn what_is_purged_during_a_load_does_not_come_for_what_is_there_now() {
     bench.purge();
     bench.cancel(0);
     bench.publish(2000);
-    assert!(queue.lock().loaded(&load, loaded, &mut bench.effects));
+    assert!(queue.lock().loaded(&load, loaded, &queue, &mut bench.effects));
     assert_eq!(bench.ready(), 2000);
     assert!(sequences(&bench.drain_paged()).into_iter().eq(2001..=4000));
 }
@@ -441,7 +455,7 @@ fn a_queue_that_is_deleted_during_a_load_stays_empty() {
     bench.publish(2000);
     bench.log();
     bench.handle.lock().await_head(&bench.outboxes[0], &bench.handle);
-    for _ in 0..WINDOW_BYTES / 71 {
+    for _ in 0..WINDOW_BYTES / MESSAGE_BYTES {
         bench.get();
     }
     bench.handle.lock().await_head(&bench.outboxes[0], &bench.handle);
@@ -449,9 +463,16 @@ fn a_queue_that_is_deleted_during_a_load_stays_empty() {
     let load = queue.lock().next_load().expect("something to load");
     let loaded = bench.find(&load);
     queue.lock().delete(&mut bench.effects);
-    assert!(queue.lock().loaded(&load, loaded, &mut bench.effects));
+    assert!(queue.lock().loaded(&load, loaded, &queue, &mut bench.effects));
     assert_eq!((bench.ready(), bench.resident()), (0, 0));
-    assert!(bench.handle.lock().get(true, &mut bench.effects).expect("nothing to wait for").is_none());
+    assert!(
+        bench
+            .handle
+            .lock()
+            .get(true, &Arc::clone(&bench.handle), &mut bench.effects)
+            .expect("nothing to wait for")
+            .is_none()
+    );
 }
 
 #[test]
@@ -471,11 +492,14 @@ fn a_full_queue_drops_its_head_from_the_log() {
 
 #[test]
 fn a_full_queue_rejects_by_all_that_it_has() {
-    let arguments =
-        QueueArguments { max_length: Some(1000), rejects_publish: true, ..QueueArguments::default() };
+    let arguments = QueueArguments {
+        max_length: Some(1000),
+        overflow: Overflow::RejectPublish,
+        ..QueueArguments::default()
+    };
     let mut bench = paging(false, arguments);
     bench.publish(1000);
-    let refused = bench.handle.lock().publish(message(false, 0), &bench.handle, &mut bench.effects);
+    let refused = bench.handle.lock().publish(message(false, 0), NEVER, &bench.handle, &mut bench.effects);
     assert_eq!(refused, Err(Full));
 }
 

@@ -148,7 +148,7 @@ fn what_was_never_sent_is_there_again_after_a_disconnect() {
     // The message is in the outbox of its own connection now.
     client.session.input().extend_from_slice(&std::mem::take(&mut client.pending));
     client.session.handle_input(client.now);
-    client.session.handle_disconnect();
+    client.session.handle_disconnect(Now::default());
     let host = broker.virtual_host("/").expect("there");
     assert_eq!(host.queue("q").expect("there").lock().ready_count(), 1);
 }

@@ -7,6 +7,7 @@ use crate::{
     amqp::{Table, Value},
     broker::{
         permission::{Permission, TopicPermission},
+        policy::{ApplyTo, Policy},
         user::{HashingAlgorithm, PasswordHash, User},
     },
 };
@@ -87,6 +88,15 @@ fn bound(host: &str, source: &str, destination: &str) -> Definition {
 
 fn unbound(host: &str, source: &str, destination: &str) -> Definition {
     Definition::Unbound(binding(host, source, destination, "", &[]))
+}
+
+fn policy(host: &str, kind: PolicyKind, name: &str, priority: i64) -> Definition {
+    let policy = Policy::recorded(kind, name, "", ApplyTo::All, priority, Table::default()).unwrap();
+    Definition::PolicyPut { virtual_host: host.into(), policy: Arc::new(policy) }
+}
+
+fn policy_deleted(host: &str, kind: PolicyKind, name: &str) -> Definition {
+    Definition::PolicyDeleted { virtual_host: host.into(), kind, name: name.into() }
 }
 
 fn fold(sequence: &[Definition]) -> Definitions {
@@ -179,6 +189,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
             host(name),
             permission("ann", name, ""),
             topic_permission("ann", name, "x"),
+            policy(name, PolicyKind::User, "p", 0),
             exchange(name, "x", "direct"),
             queue(name, name.len() as u64, "q"),
             bound(name, "x", "q"),
@@ -188,6 +199,16 @@ fn a_virtual_host_goes_with_everything_in_it() {
     let folded = fold(&[&in_host("v")[..], &[host_deleted("v"), bound("v", "x", "q")]].concat());
     assert_eq!(folded.next_id(), 2);
     assert!(folded.hosts.is_empty() && folded.queues.is_empty());
+}
+
+#[test]
+fn b1_a_policy_is_known_by_its_kind_and_name() {
+    use PolicyKind::{Operator, User};
+    let kept = [policy("/", User, "p", 1), policy("/", User, "q", 0), policy("/", Operator, "p", 0)];
+    let sequence = [policy("/", User, "p", 0), policy("/", User, "r", 0), policy_deleted("/", User, "r")];
+    check(&[&sequence[..], &kept, &[policy_deleted("/", Operator, "q")]].concat(), &kept);
+    let all_gone = [policy("/", User, "p", 0), policy_deleted("/", User, "p")];
+    assert!(fold(&all_gone).hosts.is_empty());
 }
 
 #[test]
@@ -263,6 +284,7 @@ impl Model {
             D::Bound(new) => self.has_destination(new) && !self.has_binding(new),
             D::VirtualHostPut { .. } | D::UserPut(_) | D::PermissionPut { .. } => true,
             D::TopicPermissionPut { .. } | D::QueueDeclared { .. } | D::ExchangeDeclared { .. } => true,
+            D::PolicyPut { .. } => true,
             _ => false,
         };
         let queue = self.0.iter().find_map(|other| match (definition, other) {
@@ -297,6 +319,7 @@ fn takes(definition: &Definition, other: &Definition, queue: Option<&(Arc<str>, 
         D::VirtualHostPut { name, .. } => Some(Arc::clone(name)),
         D::Bound(binding) => Some(Arc::clone(&binding.virtual_host)),
         D::PermissionPut { virtual_host, .. }
+        | D::PolicyPut { virtual_host, .. }
         | D::TopicPermissionPut { virtual_host, .. }
         | D::QueueDeclared { virtual_host, .. }
         | D::ExchangeDeclared { virtual_host, .. } => Some(Arc::clone(virtual_host)),
@@ -319,6 +342,12 @@ fn takes(definition: &Definition, other: &Definition, queue: Option<&(Arc<str>, 
             | D::TopicPermissionDeleted { user, virtual_host, exchange },
             D::TopicPermissionPut { user: of, virtual_host: host, exchange: on, .. },
         ) => (user, virtual_host, exchange) == (of, host, on),
+        (D::PolicyPut { virtual_host, policy }, D::PolicyPut { virtual_host: host, policy: of }) => {
+            (virtual_host, policy.kind, &policy.name) == (host, of.kind, &of.name)
+        }
+        (D::PolicyDeleted { virtual_host, kind, name }, D::PolicyPut { virtual_host: host, policy: of }) => {
+            (virtual_host, *kind, name) == (host, of.kind, &of.name)
+        }
         (D::QueueDeleted { id }, D::QueueDeclared { id: of, .. }) => id == of,
         (D::QueueDeleted { .. }, D::Bound(of)) => queue.is_some_and(|(host, name)| {
             !of.to_exchange && (host, name) == (&of.virtual_host, &of.destination)
@@ -348,6 +377,7 @@ fn random_definition(
     let person = *["ann", "bob"].choose(random).unwrap();
     let (user_name, virtual_host): (Arc<str>, Arc<str>) = (person.into(), host_name.into());
     let on = *["k", "l"].choose(random).unwrap();
+    let policy_kind = *[PolicyKind::User, PolicyKind::Operator].choose(random).unwrap();
     let of_queue = (host_name.to_owned(), name.to_owned());
     match random.random_range(0..100) {
         0..3 => {
@@ -372,7 +402,9 @@ fn random_definition(
                 queue(host_name, next, name)
             }
         },
-        45..85 => Definition::Bound(binding(host_name, source, name, on, &[])),
+        45..48 => policy(host_name, policy_kind, name, random.random_range(0..3)),
+        48..50 => policy_deleted(host_name, policy_kind, name),
+        50..85 => Definition::Bound(binding(host_name, source, name, on, &[])),
         _ => Definition::Unbound(binding(host_name, source, name, on, &[])),
     }
 }

@@ -57,7 +57,11 @@ fn done(model: &mut Model, client: usize, operation: Operation) {
 
 fn publish(model: &mut Model, queue: &str, id: u64) {
     let queue = Some(queue.to_owned());
-    read(model, 0, Operation::Publish { queue, id, persistent: true, mandatory: false, priority: 0 });
+    read(
+        model,
+        0,
+        Operation::Publish { queue, id, persistent: true, mandatory: false, priority: 0, ttl_ms: None },
+    );
 }
 
 /// Messages that are in the log for sure, at positions from 1.
@@ -86,9 +90,11 @@ fn found(messages: &[(u64, u64, bool)]) -> RecoveredQueue {
         .iter()
         .map(|(position, id, redelivered)| RecoveredMessage {
             position: *position,
+            place: *position,
             id: *id,
             redelivered: *redelivered,
             delivery_count: 0,
+            held: None,
         })
         .collect();
     RecoveredQueue { next: 100, messages, ..RecoveredQueue::default() }
@@ -167,7 +173,14 @@ fn what_is_transient_is_gone() {
         read(
             model,
             0,
-            Operation::Publish { queue, id: 10, persistent: false, mandatory: false, priority: 0 },
+            Operation::Publish {
+                queue,
+                id: 10,
+                persistent: false,
+                mandatory: false,
+                priority: 0,
+                ttl_ms: None,
+            },
         );
         publish(model, "transient", 11);
     };
@@ -330,7 +343,18 @@ fn a_transaction_is_nothing_until_it_is_committed() {
         get(model, "q", 10, 1, false);
         read(model, 1, ack(1));
         let queue = Some("q".to_owned());
-        read(model, 1, Operation::Publish { queue, id: 11, persistent: true, mandatory: false, priority: 0 });
+        read(
+            model,
+            1,
+            Operation::Publish {
+                queue,
+                id: 11,
+                persistent: true,
+                mandatory: false,
+                priority: 0,
+                ttl_ms: None,
+            },
+        );
     };
     allowed(story, &only(found(&[(1, 10, true)])));
     refused(story, &only(found(&[])), "10 is missing from q");
@@ -353,7 +377,7 @@ fn a_commit_is_there_as_a_whole_or_not_at_all() {
         for id in [11, 12] {
             let queue = Some("q".to_owned());
             let (persistent, mandatory, priority) = (true, false, 0);
-            read(model, 1, Operation::Publish { queue, id, persistent, mandatory, priority });
+            read(model, 1, Operation::Publish { queue, id, persistent, mandatory, priority, ttl_ms: None });
         }
         read(model, 1, Operation::Commit);
     };
@@ -372,7 +396,7 @@ fn a_message_is_in_all_of_its_queues_or_in_none() {
         done(model, 0, bind("q"));
         done(model, 0, bind("r"));
         let (queue, id, persistent, mandatory, priority) = (None, 10, true, false, 0);
-        read(model, 0, Operation::Publish { queue, id, persistent, mandatory, priority });
+        read(model, 0, Operation::Publish { queue, id, persistent, mandatory, priority, ttl_ms: None });
     };
     let bound = |messages: &[_]| RecoveredQueue { is_bound: true, ..found(messages) };
     let message = [(1, 10, false)];

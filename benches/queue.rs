@@ -49,6 +49,9 @@ impl Bench {
         for place in 0..consumers {
             let spec = ConsumerSpec {
                 id: ConsumerId { place, generation: 0 },
+                tag: "tag".into(),
+                channel: 1,
+                arguments: Table::default(),
                 outbox: Arc::clone(&outbox),
                 credit: Arc::default(),
                 prefetch: 0,

@@ -13,7 +13,7 @@ pub mod method;
 #[cfg(test)]
 mod oracle;
 pub mod properties;
-mod reader;
+pub(crate) mod reader;
 pub mod reply;
 pub mod sasl;
 pub mod table;

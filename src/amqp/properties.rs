@@ -8,7 +8,7 @@
 //! list stay as the publisher wrote them, and go to consumers like that.
 
 use crate::amqp::{
-    DecodeError, Table, basic,
+    DecodeError, Table, Value, basic,
     reader::{Malformed, Reader},
     table::{raw_fields, short, validate_table},
 };
@@ -190,12 +190,16 @@ impl<'a> Properties<'a> {
     /// Flags and list with this number (`l`) as the one top-level header of that name, behind the others, and
     /// everything else as it was.
     pub fn with_number_header(&self, name: &str, number: i64) -> Vec<u8> {
+        self.with_header(name, &Value::I64(number))
+    }
+
+    /// The same with any value.
+    pub fn with_header(&self, name: &str, value: &Value) -> Vec<u8> {
         let mut headers = self.other_headers(name);
-        let name = short(name).as_bytes();
-        headers.push(name.len() as u8);
-        headers.extend_from_slice(name);
-        headers.push(b'l');
-        headers.extend_from_slice(&number.to_be_bytes());
+        let mut field = Vec::new();
+        Table(vec![(short(name).to_owned(), value.clone())]).encode(&mut field);
+        // Behind the length of the table.
+        headers.extend_from_slice(&field[4..]);
         Properties { headers: Some(&headers), ..*self }.encode()
     }
 

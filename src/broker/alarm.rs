@@ -28,6 +28,11 @@ impl Alarms {
         (before & bit != 0) != raised
     }
 
+    /// Whether that alarm is raised.
+    pub fn is_raised(&self, resource: Resource) -> bool {
+        self.0.load(Ordering::Acquire) & resource as u8 != 0
+    }
+
     /// The reason that `connection.blocked` gives, if there is one.
     pub fn reason(&self) -> Option<&'static str> {
         match self.0.load(Ordering::Acquire) {
@@ -52,7 +57,9 @@ mod tests {
         assert_eq!(alarms.reason(), Some("low on memory"));
         assert!(alarms.set(Resource::Disk, true));
         assert_eq!(alarms.reason(), Some("low on memory & disk"));
+        assert!(alarms.is_raised(Resource::Memory) && alarms.is_raised(Resource::Disk));
         assert!(alarms.set(Resource::Memory, false));
         assert_eq!(alarms.reason(), Some("low on disk"));
+        assert!(!alarms.is_raised(Resource::Memory) && alarms.is_raised(Resource::Disk));
     }
 }

@@ -136,6 +136,7 @@ impl PublishBatch {
         let Self { facts, rejected, claims: taken, .. } = self;
         self.by_queue.for_each(|handle, publishes| {
             let mut queue = handle.lock();
+            handle.messages.counters().publish.add_alone(publishes.len() as u64);
             for Publish { message, ttl_ms, origin, fact, claims } in publishes.drain(..) {
                 let Ok(placed) = queue.publish(message, ttl_ms, handle, effects) else {
                     rejected.extend(origin);
@@ -177,12 +178,16 @@ impl SettleBatch {
         self.len = 0;
         self.by_queue.for_each(|handle, settlements| {
             let mut queue = handle.lock();
+            let mut acked = 0;
             for Settlement { slot, sequence, is_rejected } in settlements.drain(..) {
                 if is_rejected {
                     queue.reject(slot, sequence, handle, effects);
                 } else {
-                    queue.settle(slot, sequence, effects);
+                    acked += u64::from(queue.settle(slot, sequence, effects));
                 }
+            }
+            if acked > 0 {
+                queue.note_acks(acked, handle);
             }
             queue.deliver(handle, effects);
         });

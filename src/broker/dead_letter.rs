@@ -123,8 +123,15 @@ impl Broker {
                     queue.lock().retain(entry, reason, &queue, effects);
                     return;
                 }
+                let kind = letter.queue.properties.arguments.kind as usize;
+                self.stats.dead[kind].of(reason, true).add(1);
+                self.stats.dead_confirmed[kind].add(1);
             }
             _ => {
+                if let Cause::Death(reason) = letter.cause {
+                    let kind = letter.queue.properties.arguments.kind as usize;
+                    self.stats.dead[kind].of(reason, false).add(1);
+                }
                 if let Some(forwarded) = forwarded {
                     forwarded.publish(None, publishes, effects);
                 }

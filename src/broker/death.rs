@@ -27,6 +27,8 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
     /// Every reason.
     pub const ALL: [Self; 4] = [Self::Rejected, Self::Expired, Self::MaxLength, Self::DeliveryLimit];
 

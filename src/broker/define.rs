@@ -1,6 +1,9 @@
 //! Changes to virtual hosts, users and permissions. Each is in the journal, in one order, before it can be seen.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+use serde_json::Value;
+use tracing::info;
 
 use super::{
     Broker, Now,
@@ -8,6 +11,7 @@ use super::{
     effects::Effects,
     event,
     journal::{Fact, Lsn},
+    parameter::{Hidden, Parameter, TooManyParameters},
     permission::{Permission, TopicPermission},
     policy::{Policy, PolicyKind},
     user::User,
@@ -19,46 +23,74 @@ use super::{
 #[error("virtual host '{0}' does not exist")]
 pub struct NoVirtualHost(pub String);
 
+/// The virtual host may not be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("vhost '{0}' is protected from deletion")]
+pub struct Protected(pub String);
+/// Why a parameter can't be set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParameterError {
+    /// Its virtual host does not exist.
+    #[error(transparent)]
+    NoVirtualHost(#[from] NoVirtualHost),
+    /// There is no room for it.
+    #[error(transparent)]
+    TooMany(#[from] TooManyParameters),
+}
+
 /// Each change returns the number of its fact, to be waited for, or `Lsn(0)` if there was nothing to change.
 impl Broker {
     /// Adds a virtual host, or changes the limits of the one of that name.
     pub fn add_virtual_host(&self, name: &str, connections_max: Option<u32>, queues_max: Option<u32>) -> Lsn {
-        let is_same = || {
-            let host = self.virtual_host(name)?;
-            let connections = self.counts.virtual_host_max(name)?;
-            Some((connections, host.queues_max()) == (connections_max, queues_max))
-        };
-        let definition = Definition::VirtualHostPut { name: name.into(), connections_max, queues_max };
-        self.change(definition, || is_same() != Some(true))
+        self.define(Definition::VirtualHostPut { name: name.into(), connections_max, queues_max })
     }
 
-    /// Adds a user, or replaces the one of that name. Connections that are open keep what they were given.
+    /// Deletes a virtual host with everything in it. Its connections are closed.
+    ///
+    /// # Errors
+    /// If it is protected.
+    pub fn delete_virtual_host(
+        &self,
+        name: &str,
+        user: Option<&Arc<str>>,
+        now: Now,
+    ) -> Result<Lsn, Protected> {
+        let Some(host) = self.virtual_host(name) else { return Ok(Lsn(0)) };
+        if host.metadata().is_protected {
+            return Err(Protected(name.to_owned()));
+        }
+        let mut effects = Effects { now, user: user.cloned(), ..Effects::default() };
+        host.close(&mut effects);
+        self.conclude(effects);
+        let is_same = |current: Arc<VirtualHost>| Arc::ptr_eq(&current, &host);
+        Ok(self.change(user.map(|user| &**user), || {
+            let still_there = self.virtual_host(name).is_some_and(is_same);
+            still_there.then(|| Definition::VirtualHostDeleted { name: name.into() })
+        }))
+    }
+
+    /// Adds a user, or replaces the one of that name. Connections that are open go by the new tags.
     pub fn put_user(&self, user: User) -> Lsn {
-        let user = Arc::new(user);
-        self.change(Definition::UserPut(Arc::clone(&user)), || self.users.get(&user.name) != Some(user))
+        self.define(Definition::UserPut(Arc::new(user)))
     }
 
-    /// Deletes a user with all permissions. Connections that are open stay.
+    /// Deletes a user with all permissions, and closes the user's connections.
     pub fn delete_user(&self, name: &str) -> Lsn {
-        let definition = Definition::UserDeleted { name: name.into() };
-        self.change(definition, || self.users.get(name).is_some())
+        self.define(Definition::UserDeleted { name: name.into() })
     }
 
     /// Gives a user that permission in a virtual host, in place of the one there was.
     pub fn grant(&self, user: &str, virtual_host: &str, permission: Permission) -> Lsn {
-        let definition = Definition::PermissionPut {
+        self.define(Definition::PermissionPut {
             user: user.into(),
             virtual_host: virtual_host.into(),
-            permission: permission.clone(),
-        };
-        self.change(definition, || self.permissions.get(user, virtual_host) != Some(permission))
+            permission,
+        })
     }
 
     /// Takes the permission of a user in a virtual host away. Topic permissions stay.
     pub fn revoke(&self, user: &str, virtual_host: &str) -> Lsn {
-        let definition =
-            Definition::PermissionDeleted { user: user.into(), virtual_host: virtual_host.into() };
-        self.change(definition, || self.permissions.get(user, virtual_host).is_some())
+        self.define(Definition::PermissionDeleted { user: user.into(), virtual_host: virtual_host.into() })
     }
 
     /// Gives a user that topic permission for an exchange, in place of the one there was.
@@ -69,33 +101,36 @@ impl Broker {
         exchange: &str,
         permission: TopicPermission,
     ) -> Lsn {
-        let definition = Definition::TopicPermissionPut {
+        self.define(Definition::TopicPermissionPut {
             user: user.into(),
             virtual_host: virtual_host.into(),
             exchange: exchange.into(),
-            permission: permission.clone(),
-        };
-        self.change(definition, || {
-            self.permissions.get_topic(user, virtual_host, exchange) != Some(permission)
+            permission,
         })
     }
 
     /// Takes the topic permission of a user for an exchange away.
     pub fn revoke_topic(&self, user: &str, virtual_host: &str, exchange: &str) -> Lsn {
-        let definition = Definition::TopicPermissionDeleted {
+        self.define(Definition::TopicPermissionDeleted {
             user: user.into(),
             virtual_host: virtual_host.into(),
             exchange: exchange.into(),
-        };
-        self.change(definition, || self.permissions.get_topic(user, virtual_host, exchange).is_some())
+        })
     }
 
     /// Adds a policy to a virtual host, or replaces the one of its kind and name. It acts at once on what is there.
     ///
     /// # Errors
     /// If there is no such virtual host.
-    pub fn put_policy(&self, virtual_host: &str, policy: Policy, now: Now) -> Result<Lsn, NoVirtualHost> {
-        self.change_policies(virtual_host, now, |host, effects| host.put_policy(Arc::new(policy), effects))
+    pub fn put_policy(
+        &self,
+        virtual_host: &str,
+        policy: Policy,
+        user: Option<&Arc<str>>,
+        now: Now,
+    ) -> Result<Lsn, NoVirtualHost> {
+        let put = |host: &VirtualHost, effects: &mut Effects| host.put_policy(Arc::new(policy), effects);
+        self.change_policies(virtual_host, user, now, put)
     }
 
     /// Deletes a policy. What it said does not act any more.
@@ -107,9 +142,11 @@ impl Broker {
         virtual_host: &str,
         kind: PolicyKind,
         name: &str,
+        user: Option<&Arc<str>>,
         now: Now,
     ) -> Result<Lsn, NoVirtualHost> {
-        self.change_policies(virtual_host, now, |host, effects| host.delete_policy(kind, name, effects))
+        let delete = |host: &VirtualHost, effects: &mut Effects| host.delete_policy(kind, name, effects);
+        self.change_policies(virtual_host, user, now, delete)
     }
 
     /// Adds the policies that the configuration has for a virtual host. They are not recorded, and one that is recorded
@@ -127,17 +164,64 @@ impl Broker {
             host.configure_policies(policies, effects);
             true
         };
-        self.change_policies(virtual_host, now, configure).map(drop)
+        self.change_policies(virtual_host, None, now, configure).map(drop)
+    }
+
+    /// Sets a parameter of a virtual host, in place of the one of its component and name.
+    ///
+    /// # Errors
+    /// If there is no such virtual host, or there are too many parameters.
+    pub fn put_parameter(&self, parameter: Parameter) -> Result<Lsn, ParameterError> {
+        let Parameter { virtual_host, component, name, .. } = &parameter;
+        if self.virtual_host(virtual_host).is_none() {
+            return Err(NoVirtualHost(virtual_host.to_string()).into());
+        }
+        let before = self.parameters.get(virtual_host, component, name);
+        if before.is_none() && !self.parameters.has_room() {
+            return Err(TooManyParameters.into());
+        }
+        let parameter = Arc::new(parameter);
+        let definition = Definition::ParameterPut(Arc::clone(&parameter));
+        Ok(self.change(parameter.set_by.as_deref(), || Some(definition)))
+    }
+
+    /// Deletes a parameter of a virtual host.
+    pub fn delete_parameter(&self, virtual_host: &str, component: &str, name: &str) -> Lsn {
+        let definition = Definition::ParameterDeleted {
+            virtual_host: virtual_host.into(),
+            component: component.into(),
+            name: name.into(),
+        };
+        self.define(definition)
+    }
+
+    /// Sets a global parameter, in place of the one of its name.
+    ///
+    /// # Errors
+    /// If there are too many parameters.
+    pub fn put_global_parameter(&self, name: &str, value: Value) -> Result<Lsn, TooManyParameters> {
+        let before = self.parameters.global(name);
+        if before.is_none() && !self.parameters.has_room() {
+            return Err(TooManyParameters);
+        }
+        Ok(self.define(Definition::GlobalParameterPut { name: name.into(), value: Hidden(Arc::new(value)) }))
+    }
+
+    /// Deletes a global parameter.
+    pub fn delete_global_parameter(&self, name: &str) -> Lsn {
+        let definition = Definition::GlobalParameterDeleted { name: name.into() };
+        self.define(definition)
     }
 
     fn change_policies(
         &self,
         virtual_host: &str,
+        user: Option<&Arc<str>>,
         now: Now,
         change: impl FnOnce(&VirtualHost, &mut Effects) -> bool,
     ) -> Result<Lsn, NoVirtualHost> {
         let host = self.virtual_host(virtual_host).ok_or_else(|| NoVirtualHost(virtual_host.to_owned()))?;
-        let mut effects = Effects { now, ..Effects::default() };
+        let mut effects = Effects { now, user: user.cloned(), ..Effects::default() };
         if change(&host, &mut effects) {
             // A queue that did not expire may do so now, or sooner.
             host.queues().iter().for_each(|queue| self.watch_use(queue, now));
@@ -147,18 +231,76 @@ impl Broker {
         Ok(recorded)
     }
 
-    /// Records a definition and applies it, if it changes anything: one at a time, so that the journal has them in the
-    /// order in which they took effect.
-    fn change(&self, definition: Definition, is_change: impl FnOnce() -> bool) -> Lsn {
+    /// Records a definition of a virtual host, a user or a permission and applies it, if it changes anything.
+    pub fn define(&self, definition: Definition) -> Lsn {
+        self.change(None, || Some(definition))
+    }
+
+    /// Records what `make` says and applies it, if it changes anything: one at a time, so that the journal has them in
+    /// the order in which they took effect, and that `make` can look at what there is.
+    pub fn change(&self, user: Option<&str>, make: impl FnOnce() -> Option<Definition>) -> Lsn {
         let _order = self.definitions.lock().expect("invariant: no panic while something is defined");
-        if !is_change() {
-            return Lsn(0);
-        }
+        let Some(definition) = make().filter(|definition| self.is_change(definition)) else { return Lsn(0) };
         let last = self.journal.append(&mut vec![Fact::Define(definition.clone())]);
-        let events = self.events_of(&definition);
+        let events = self.events_of(&definition, user);
+        if let Some(text) = definition.summary() {
+            info!(by = user, "{text}");
+        }
         self.apply(definition);
         events.into_iter().for_each(|event| self.tell(|_| event));
         last
+    }
+
+    fn is_change(&self, definition: &Definition) -> bool {
+        use Definition as D;
+        let permissions = &self.permissions;
+        match definition {
+            D::VirtualHostPut { name, connections_max, queues_max } => {
+                let host = self.virtual_host(name);
+                let limits =
+                    host.and_then(|host| Some((self.counts.virtual_host_max(name)?, host.queues_max())));
+                limits != Some((*connections_max, *queues_max))
+            }
+            D::VirtualHostDescribed { name, metadata } => {
+                self.virtual_host(name).is_some_and(|host| host.metadata() != *metadata)
+            }
+            D::VirtualHostDeleted { name } => self.virtual_host(name).is_some(),
+            D::UserPut(user) => self.users.get(&user.name).as_ref() != Some(user),
+            D::UserDeleted { name } => self.users.get(name).is_some(),
+            D::PermissionPut { user, virtual_host, permission } => {
+                permissions.get(user, virtual_host).as_ref() != Some(permission)
+            }
+            D::PermissionDeleted { user, virtual_host } => permissions.get(user, virtual_host).is_some(),
+            D::TopicPermissionPut { user, virtual_host, exchange, permission } => {
+                permissions.get_topic(user, virtual_host, exchange).as_ref() != Some(permission)
+            }
+            D::TopicPermissionDeleted { user, virtual_host, exchange } => {
+                permissions.get_topic(user, virtual_host, exchange).is_some()
+            }
+            D::FileLoaded { digest } => self.loaded_file() != Some(*digest),
+            D::ParameterPut(parameter) => {
+                let Parameter { virtual_host, component, name, .. } = &**parameter;
+                self.parameters.get(virtual_host, component, name).as_ref() != Some(parameter)
+            }
+            D::ParameterDeleted { virtual_host, component, name } => {
+                self.parameters.get(virtual_host, component, name).is_some()
+            }
+            D::GlobalParameterPut { name, value } => self.parameters.global(name).as_ref() != Some(&value.0),
+            D::GlobalParameterDeleted { name } => self.parameters.global(name).is_some(),
+            D::QueueDeclared { .. }
+            | D::QueueDeleted { .. }
+            | D::ExchangeDeclared { .. }
+            | D::ExchangeDeleted { .. }
+            | D::Bound(_)
+            | D::Unbound(_)
+            | D::PolicyPut { .. }
+            | D::PolicyDeleted { .. } => false,
+        }
+    }
+
+    /// The SHA-256 of the file of definitions that was loaded at a start, if one was.
+    pub fn loaded_file(&self) -> Option<[u8; 32]> {
+        *self.loaded_file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies a definition of a virtual host, a user or a permission. Others are of a virtual host's own.
@@ -168,12 +310,24 @@ impl Broker {
             D::VirtualHostPut { name, connections_max, queues_max } => {
                 self.put_virtual_host(&name, connections_max, queues_max);
             }
+            D::VirtualHostDescribed { name, metadata } => {
+                if let Some(host) = self.virtual_host(&name) {
+                    host.describe(metadata);
+                }
+            }
+            D::FileLoaded { digest } => {
+                *self.loaded_file.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+            }
             D::VirtualHostDeleted { name } => {
                 self.virtual_hosts.remove(&name);
+                self.counts.forget_virtual_host(&name);
+                let reason = format!("vhost '{name}' is deleted");
+                self.connections.close_where(|status| *status.virtual_host == *name, &reason);
                 if *name == *event::VIRTUAL_HOST {
                     self.events.set_watched(false);
                 }
                 self.permissions.remove_vhost(&name);
+                self.parameters.remove_virtual_host(&name);
             }
             D::UserPut(user) => {
                 self.counts.limit_user(&user);
@@ -181,6 +335,8 @@ impl Broker {
             }
             D::UserDeleted { name } => {
                 self.users.remove(&name);
+                let reason = format!("user '{name}' is deleted");
+                self.connections.close_where(|status| *status.user == *name, &reason);
                 self.permissions.remove_user(&name);
             }
             D::PermissionPut { user, virtual_host, permission } => {
@@ -193,6 +349,12 @@ impl Broker {
             D::TopicPermissionDeleted { user, virtual_host, exchange } => {
                 self.permissions.revoke_topic(&user, &virtual_host, &exchange);
             }
+            D::ParameterPut(parameter) => self.parameters.put(parameter),
+            D::ParameterDeleted { virtual_host, component, name } => {
+                self.parameters.remove(&virtual_host, &component, &name);
+            }
+            D::GlobalParameterPut { name, value } => self.parameters.put_global(&name, value),
+            D::GlobalParameterDeleted { name } => self.parameters.remove_global(&name),
             D::QueueDeclared { .. }
             | D::QueueDeleted { .. }
             | D::ExchangeDeclared { .. }
@@ -219,9 +381,15 @@ impl Broker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{
-        tests::broker,
-        user::{HashingAlgorithm, PasswordHash},
+    use crate::{
+        amqp::Table,
+        broker::{
+            outbox::ConnectionId,
+            queue::QueueKind,
+            tests::broker,
+            user::{HashingAlgorithm, PasswordHash},
+            vhost::{Metadata, QueueSpec},
+        },
     };
 
     fn user(salt: u8, password: &str) -> User {
@@ -243,6 +411,77 @@ mod tests {
         TopicPermission::new("ann", "/", pattern, pattern).expect("a pattern")
     }
 
+    fn described(description: &str) -> Definition {
+        let metadata = Metadata { description: description.to_owned(), ..Metadata::default() };
+        Definition::VirtualHostDescribed { name: "v".into(), metadata: Arc::new(metadata) }
+    }
+
+    #[test]
+    fn a_virtual_host_goes_with_all_that_is_in_it_unless_it_is_protected() {
+        let broker = broker();
+        broker.add_virtual_host("v", None, None);
+        let host = broker.virtual_host("v").expect("it was added");
+        let (mut effects, arguments) = (Effects::default(), Table::default());
+        let spec = QueueSpec { name: "q", durable: true, exclusive: false, auto_delete: false, arguments };
+        let queue = host.declare_queue(&spec, false, ConnectionId(1), &mut effects).expect("a sound queue");
+        let protected = Metadata { is_protected: true, ..Metadata::default() };
+        broker.define(Definition::VirtualHostDescribed { name: "v".into(), metadata: protected.into() });
+        assert_eq!(broker.delete_virtual_host("v", None, Now::default()), Err(Protected("v".into())));
+        broker.define(described("d"));
+        recorded(&broker);
+        assert_ne!(broker.delete_virtual_host("v", None, Now::default()), Ok(Lsn(0)));
+        assert!(broker.virtual_host("v").is_none() && queue.lock().is_deleted());
+        let definitions = recorded(&broker);
+        let [first, .., last] = &definitions[..] else { panic!("{definitions:?}") };
+        assert!(matches!(first, Definition::QueueDeleted { id } if *id == queue.id), "{definitions:?}");
+        assert!(matches!(last, Definition::VirtualHostDeleted { .. }), "{definitions:?}");
+        let refused = host.declare_queue(&spec, false, ConnectionId(1), &mut effects);
+        assert_eq!(refused.expect_err("it is closed").reply_text(), "NOT_ALLOWED - vhost 'v' is deleted");
+        assert_eq!(broker.delete_virtual_host("v", None, Now::default()), Ok(Lsn(0)), "it is gone");
+    }
+
+    #[test]
+    fn queues_that_say_no_type_get_the_default_one_where_it_fits() {
+        let broker = broker();
+        broker.add_virtual_host("v", None, None);
+        let host = broker.virtual_host("v").expect("it was added");
+        let mut effects = Effects::default();
+        let mut declare = |name: &str, durable: bool, kind: Option<&str>| {
+            let arguments = kind.map(|kind| ("x-queue-type".to_owned(), kind.into()));
+            let arguments = arguments.into_iter().collect();
+            let spec = QueueSpec { name, durable, exclusive: false, auto_delete: false, arguments };
+            let queue = host.declare_queue(&spec, false, ConnectionId(1), &mut effects);
+            queue.expect(name).properties.arguments.kind
+        };
+        assert_eq!(declare("old", true, None), QueueKind::Classic);
+        let metadata = Metadata { default_queue_type: Some(QueueKind::Quorum), ..Metadata::default() };
+        broker.define(Definition::VirtualHostDescribed { name: "v".into(), metadata: metadata.into() });
+        assert_eq!(declare("new", true, None), QueueKind::Quorum);
+        assert_eq!(declare("new", true, None), QueueKind::Quorum, "declared again");
+        assert_eq!(declare("old", true, None), QueueKind::Classic, "older than the default");
+        assert_eq!(declare("transient", false, None), QueueKind::Classic, "no quorum queue is transient");
+    }
+
+    fn parameter(virtual_host: &str, value: i32) -> Parameter {
+        let (component, name) = ("shovel".into(), "s".into());
+        Parameter { virtual_host: virtual_host.into(), component, name, value: value.into(), set_by: None }
+    }
+
+    #[test]
+    fn parameters_need_a_virtual_host_and_are_bounded() {
+        use crate::broker::parameter::PARAMETERS_MAX;
+        let broker = broker();
+        let none = NoVirtualHost("none".into());
+        assert_eq!(broker.put_parameter(parameter("none", 1)), Err(none.into()));
+        broker.add_virtual_host("v", None, None);
+        assert!(broker.put_parameter(parameter("v", 1)).is_ok());
+        for number in 1..PARAMETERS_MAX {
+            assert!(broker.put_global_parameter(&number.to_string(), 1.into()).is_ok());
+        }
+        assert_eq!(broker.put_global_parameter("more", 1.into()), Err(TooManyParameters));
+        assert!(broker.put_parameter(parameter("v", 2)).is_ok());
+    }
+
     /// What was recorded since the last call.
     fn recorded(broker: &Broker) -> Vec<Definition> {
         let facts = broker.journal.try_take_batch().map(|batch| batch.facts).unwrap_or_default();
@@ -257,10 +496,11 @@ mod tests {
     fn every_change_is_recorded_once() {
         let broker = broker();
         type Change = fn(&Broker) -> Lsn;
-        let changes: [(Change, &str); 13] = [
+        let changes: [(Change, &str); 21] = [
             (|b| b.add_virtual_host("v", None, None), "VirtualHostPut"),
             (|b| b.add_virtual_host("v", Some(3), None), "VirtualHostPut"),
             (|b| b.add_virtual_host("v", Some(3), Some(4)), "VirtualHostPut"),
+            (|b| b.define(described("d")), "VirtualHostDescribed"),
             (|b| b.put_user(user(1, "pw")), "UserPut"),
             (|b| b.put_user(User { channels_max: Some(1), ..user(1, "pw") }), "UserPut"),
             (|b| b.put_user(user(2, "pw")), "UserPut"),
@@ -271,6 +511,13 @@ mod tests {
             (|b| b.revoke_topic("ann", "v", "x"), "TopicPermissionDeleted"),
             (|b| b.revoke("ann", "v"), "PermissionDeleted"),
             (|b| b.delete_user("ann"), "UserDeleted"),
+            (|b| b.define(Definition::FileLoaded { digest: [1; 32] }), "FileLoaded"),
+            (|b| b.put_parameter(parameter("v", 1)).expect("room"), "ParameterPut"),
+            (|b| b.put_parameter(parameter("v", 2)).expect("room"), "ParameterPut"),
+            (|b| b.delete_parameter("v", "shovel", "s"), "ParameterDeleted"),
+            (|b| b.put_global_parameter("g", 1.into()).expect("room"), "GlobalParameterPut"),
+            (|b| b.put_global_parameter("g", 2.into()).expect("room"), "GlobalParameterPut"),
+            (|b| b.delete_global_parameter("g"), "GlobalParameterDeleted"),
         ];
         for (number, (change, kind)) in (1..).zip(changes) {
             assert_eq!(change(&broker), Lsn(number), "{kind}");
@@ -297,5 +544,46 @@ mod tests {
         assert!(broker.counts.open_connection(&user, "v").is_err());
         drop((first, second));
         assert!(broker.counts.open_connection(&user, "v").is_ok());
+    }
+
+    /// RabbitMQ 3.10.8.
+    #[test]
+    fn the_connections_of_what_is_deleted_are_closed() {
+        use crate::{
+            amqp::Table,
+            broker::{
+                connections::{ConnectionStatus, Opening},
+                event::Ends,
+            },
+        };
+        let broker = broker();
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        let open = |user: &str, host: &str| {
+            let outbox = broker.open_outbox();
+            let ends = Ends { peer: nowhere, local: nowhere };
+            let status = Arc::new(ConnectionStatus::new(Opening {
+                outbox,
+                ends,
+                is_internal: false,
+                user: user.into(),
+                virtual_host: host.into(),
+                mechanism: "PLAIN",
+                client_properties: &Table::default(),
+                channel_max: 0,
+                frame_max: 0,
+                heartbeat_secs: 0,
+                connected_ms: 0,
+                tls: None,
+            }));
+            broker.connections.insert(Arc::clone(&status));
+            status
+        };
+        broker.put_user(user(1, "pw"));
+        let (ann, v, other) = (open("ann", "/"), open("bob", "v"), open("bob", "/"));
+        broker.delete_user("ann");
+        broker.apply(Definition::VirtualHostDeleted { name: "v".into() });
+        assert_eq!(ann.take_close_reason().as_deref(), Some("user 'ann' is deleted"));
+        assert_eq!(v.take_close_reason().as_deref(), Some("vhost 'v' is deleted"));
+        assert_eq!(other.take_close_reason(), None);
     }
 }

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use super::{
+    parameter::{Hidden, Parameter},
     permission::{Permission, TopicPermission},
     policy::{Policy, PolicyKind},
     queue::QueueId,
     user::User,
+    vhost::Metadata,
 };
 use crate::amqp::Table;
+
+/// What is recorded for the digest of a file of definitions by a node that has begun without one. No file is known to have it.
+pub const NO_FILE: [u8; 32] = [0; 32];
 
 /// A change to what is defined. Replayed in order into a broker without definitions, they make the same broker.
 #[derive(Clone, Debug)]
@@ -21,6 +26,13 @@ pub enum Definition {
         connections_max: Option<u32>,
         /// How many queues it holds; `None` for no limit.
         queues_max: Option<u32>,
+    },
+    /// Something else was said about a virtual host.
+    VirtualHostDescribed {
+        /// Its name.
+        name: Arc<str>,
+        /// All that is said now.
+        metadata: Arc<Metadata>,
     },
     /// A virtual host was deleted, with everything in it.
     VirtualHostDeleted {
@@ -130,6 +142,93 @@ pub enum Definition {
         /// Its name.
         name: Arc<str>,
     },
+    /// A file of definitions was imported at a start, or a node has begun without one.
+    FileLoaded {
+        /// The SHA-256 of its content, by which it is known to be the same at the next start; [`NO_FILE`] if there was none.
+        digest: [u8; 32],
+    },
+    /// A parameter was added or changed.
+    ParameterPut(Arc<Parameter>),
+    /// A parameter was deleted.
+    ParameterDeleted {
+        /// The virtual host.
+        virtual_host: Arc<str>,
+        /// What it was for.
+        component: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A global parameter was added or changed.
+    GlobalParameterPut {
+        /// Its name.
+        name: Arc<str>,
+        /// What it says.
+        value: Hidden,
+    },
+    /// A global parameter was deleted.
+    GlobalParameterDeleted {
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+impl Definition {
+    /// What it changes, for the log: what operators do, and nothing of what clients declare. Passwords and values are not in
+    /// it.
+    pub fn summary(&self) -> Option<String> {
+        Some(match self {
+            Self::VirtualHostPut { name, .. } => {
+                format!("virtual host '{name}' added, or its limits changed")
+            }
+            Self::VirtualHostDescribed { name, .. } => format!("virtual host '{name}' changed"),
+            Self::VirtualHostDeleted { name } => format!("virtual host '{name}' deleted"),
+            Self::UserPut(user) => format!("user '{}' set, tags [{}]", user.name, user.tags.join(", ")),
+            Self::UserDeleted { name } => format!("user '{name}' deleted"),
+            Self::PermissionPut { user, virtual_host, permission } => format!(
+                "permissions of user '{user}' in virtual host '{virtual_host}' set: configure '{}', write '{}', read '{}'",
+                permission.configure(),
+                permission.write(),
+                permission.read()
+            ),
+            Self::PermissionDeleted { user, virtual_host } => {
+                format!("permissions of user '{user}' in virtual host '{virtual_host}' deleted")
+            }
+            Self::TopicPermissionPut { user, virtual_host, exchange, .. } => {
+                format!(
+                    "topic permissions of user '{user}' in virtual host '{virtual_host}' set for '{exchange}'"
+                )
+            }
+            Self::TopicPermissionDeleted { user, virtual_host, exchange } => {
+                format!(
+                    "topic permissions of user '{user}' in virtual host '{virtual_host}' deleted for '{exchange}'"
+                )
+            }
+            Self::PolicyPut { virtual_host, policy } => {
+                format!("policy '{}' of virtual host '{virtual_host}' set", policy.name)
+            }
+            Self::PolicyDeleted { virtual_host, name, .. } => {
+                format!("policy '{name}' of virtual host '{virtual_host}' deleted")
+            }
+            Self::ParameterPut(parameter) => format!(
+                "parameter '{}' of component '{}' in virtual host '{}' set",
+                parameter.name, parameter.component, parameter.virtual_host
+            ),
+            Self::ParameterDeleted { virtual_host, component, name } => {
+                format!(
+                    "parameter '{name}' of component '{component}' in virtual host '{virtual_host}' deleted"
+                )
+            }
+            Self::GlobalParameterPut { name, .. } => format!("global parameter '{name}' set"),
+            Self::GlobalParameterDeleted { name } => format!("global parameter '{name}' deleted"),
+            Self::QueueDeclared { .. }
+            | Self::QueueDeleted { .. }
+            | Self::ExchangeDeclared { .. }
+            | Self::ExchangeDeleted { .. }
+            | Self::Bound(_)
+            | Self::Unbound(_)
+            | Self::FileLoaded { .. } => return None,
+        })
+    }
 }
 
 /// A binding, by names.

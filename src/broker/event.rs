@@ -17,6 +17,7 @@ use std::{
 use super::{
     Broker, NEVER, Now, alarm,
     batch::PublishBatch,
+    connections::ConnectionStatus,
     definition::Definition,
     effects::Effects,
     exchange::{Destination, Exchange, Routing},
@@ -61,31 +62,6 @@ pub struct Ends {
     pub peer: SocketAddr,
     /// The broker's.
     pub local: SocketAddr,
-}
-
-/// A connection, as far as events tell of it.
-#[derive(Clone, Debug)]
-pub struct ConnectionFields<'a> {
-    /// Its identity.
-    pub id: ConnectionId,
-    /// Its ends.
-    pub ends: Ends,
-    /// Who has logged in.
-    pub user: &'a str,
-    /// Where.
-    pub virtual_host: &'a str,
-    /// How.
-    pub mechanism: &'static str,
-    /// What the client says of itself.
-    pub client_properties: &'a Table,
-    /// Channels that it may open.
-    pub channel_max: u16,
-    /// The largest frame.
-    pub frame_max: u32,
-    /// The heartbeat interval, in seconds.
-    pub heartbeat_secs: u16,
-    /// When it was opened, in [`Now::unix_ms`].
-    pub connected_ms: u64,
 }
 
 /// A consumer, as far as events tell of it.
@@ -136,58 +112,65 @@ impl Events {
     }
 
     /// `connection.created`.
-    pub fn connection_created(&self, fields: &ConnectionFields<'_>) -> Event {
+    pub fn connection_created(&self, fields: &ConnectionStatus) -> Event {
         let Ends { peer, local } = fields.ends;
-        let mut event = Event::by("connection.created", fields.user)
+        let client_properties = fields.client_properties();
+        let mut event = Event::by("connection.created", &fields.user)
             .text("node", &self.node)
             .number("connected_at", fields.connected_ms)
-            .with("client_properties", printed_fields(fields.client_properties))
+            .with("client_properties", printed_fields(&client_properties))
             .number("channel_max", fields.channel_max)
             .number("frame_max", fields.frame_max)
             .number("timeout", fields.heartbeat_secs)
-            .text("vhost", fields.virtual_host)
-            .text("user", fields.user)
+            .text("vhost", &fields.virtual_host)
+            .text("user", &fields.user)
             .text("protocol", "{0,9,1}");
-        for name in ["ssl_hash", "ssl_cipher", "ssl_key_exchange", "ssl_protocol"] {
-            event = event.text(name, "");
+        // The cipher suite has hash and key exchange in its name.
+        let tls = fields.tls.as_deref();
+        for (name, text) in [
+            ("ssl_hash", None),
+            ("ssl_cipher", tls.map(|tls| tls.cipher.as_str())),
+            ("ssl_key_exchange", None),
+            ("ssl_protocol", tls.map(|tls| tls.protocol.as_str())),
+        ] {
+            event = event.text(name, text.unwrap_or_default());
         }
         event = event.text("auth_mechanism", fields.mechanism);
-        for name in ["peer_cert_validity", "peer_cert_issuer", "peer_cert_subject"] {
-            event = event.text(name, "");
+        for (name, text) in [
+            ("peer_cert_validity", tls.and_then(|tls| tls.peer_validity.as_deref())),
+            ("peer_cert_issuer", tls.and_then(|tls| tls.peer_issuer.as_deref())),
+            ("peer_cert_subject", tls.and_then(|tls| tls.peer_subject.as_deref())),
+        ] {
+            event = event.text(name, text.unwrap_or_default());
         }
         event
-            .flag("ssl", false)
+            .flag("ssl", tls.is_some())
             .text("peer_host", &printed_address(peer.ip()))
             .text("host", &printed_address(local.ip()))
             .number("peer_port", peer.port())
             .number("port", local.port())
             .text("name", &fields.ends.to_string())
-            .text("pid", &self.pid(fields.id, 0))
+            .text("pid", &self.pid(fields.id(), 0))
             .text("type", "network")
-            .user_provided_name(fields.client_properties)
+            .user_provided_name(&client_properties)
     }
 
     /// `connection.closed`.
-    pub fn connection_closed(&self, id: ConnectionId, ends: Ends, client_properties: &Table) -> Event {
+    pub fn connection_closed(&self, status: &ConnectionStatus) -> Event {
+        let client_properties = status.client_properties();
         Event::new("connection.closed")
-            .with("client_properties", printed_fields(client_properties))
+            .with("client_properties", printed_fields(&client_properties))
             .text("node", &self.node)
-            .text("pid", &self.pid(id, 0))
-            .text("name", &ends.to_string())
-            .user_provided_name(client_properties)
+            .text("pid", &self.pid(status.id(), 0))
+            .text("name", &status.ends.to_string())
+            .user_provided_name(&client_properties)
     }
 
     /// `channel.created`.
-    pub fn channel_created(
-        &self,
-        user: &str,
-        vhost: &str,
-        id: ConnectionId,
-        ends: Ends,
-        number: u16,
-    ) -> Event {
+    pub fn channel_created(&self, user: &str, connection: &ConnectionStatus, number: u16) -> Event {
+        let (id, ends) = (connection.id(), connection.ends);
         Event::by("channel.created", user)
-            .text("vhost", vhost)
+            .text("vhost", &connection.virtual_host)
             .text("user", user)
             .number("number", number)
             .text("connection", &self.pid(id, 0))
@@ -245,12 +228,12 @@ impl Events {
             .text("vhost", &queue.virtual_host)
     }
 
-    fn vhost_created(&self, name: &str) -> Event {
+    fn vhost_created(&self, name: &str, by: &str) -> Event {
         let state = Table(vec![(self.node.clone(), "running".into())]);
         Event::new("vhost.created")
             .text("tags", "")
             .text("description", "")
-            .text("user_who_performed_action", NOBODY)
+            .text("user_who_performed_action", by)
             .with("cluster_state", Value::Table(state))
             .flag("tracing", false)
             .text("metadata", "#{description => <<>>,tags => <<>>}")
@@ -348,7 +331,13 @@ impl Event {
     }
 
     /// `user.authentication.success`, or `user.authentication.failure` with the reason.
-    pub fn authentication(user: &str, mechanism: &str, ends: Ends, failure: Option<&str>) -> Self {
+    pub fn authentication(
+        user: &str,
+        mechanism: &str,
+        ends: Ends,
+        is_over_tls: bool,
+        failure: Option<&str>,
+    ) -> Self {
         let Ends { peer, local } = ends;
         let event = match failure {
             None => Self::new("user.authentication.success"),
@@ -359,7 +348,7 @@ impl Event {
             }
         };
         event
-            .flag("ssl", false)
+            .flag("ssl", is_over_tls)
             .text("auth_mechanism", mechanism)
             .text("protocol", "{0,9,1}")
             .number("peer_port", peer.port())
@@ -387,8 +376,25 @@ impl Event {
         Self::by("policy.cleared", user).text("vhost", virtual_host).text("name", name)
     }
 
-    fn permission(user: &str, virtual_host: &str, permission: &Permission) -> Self {
-        Self::by("permission.created", NOBODY)
+    /// `shovel.worker.status`: what has become of a shovel.
+    ///
+    /// Deviation: RabbitMQ adds to `running` where it moves messages from and to.
+    pub fn shovel_status(virtual_host: &str, name: &str, status: &str, reason: Option<&str>) -> Self {
+        let event = Self::new("shovel.worker.status").text("vhost", virtual_host).text("name", name);
+        let event = event.text("status", status);
+        match reason {
+            Some(reason) => event.text("reason", reason),
+            None => event,
+        }
+    }
+
+    /// `shovel.worker.removed`: a shovel is no more.
+    pub fn shovel_removed(virtual_host: &str, name: &str) -> Self {
+        Self::new("shovel.worker.removed").text("vhost", virtual_host).text("name", name)
+    }
+
+    fn permission(by: &str, user: &str, virtual_host: &str, permission: &Permission) -> Self {
+        Self::by("permission.created", by)
             .text("read", permission.read())
             .text("write", permission.write())
             .text("configure", permission.configure())
@@ -397,12 +403,13 @@ impl Event {
     }
 
     fn topic_permission(
+        by: &str,
         user: &str,
         virtual_host: &str,
         exchange: &str,
         permission: &TopicPermission,
     ) -> Self {
-        Self::by("topic.permission.created", NOBODY)
+        Self::by("topic.permission.created", by)
             .text("read", permission.read())
             .text("write", permission.write())
             .text("exchange", exchange)
@@ -410,25 +417,50 @@ impl Event {
             .text("user", user)
     }
 
-    fn permission_deleted(key: &'static str, user: &str, virtual_host: &str) -> Self {
-        Self::by(key, NOBODY).text("vhost", virtual_host).text("user", user)
+    fn permission_deleted(key: &'static str, by: &str, user: &str, virtual_host: &str) -> Self {
+        Self::by(key, by).text("vhost", virtual_host).text("user", user)
     }
 
-    fn name(key: &'static str, name: &str) -> Self {
-        Self::by(key, NOBODY).text("name", name)
+    fn name(key: &'static str, by: &str, name: &str) -> Self {
+        Self::by(key, by).text("name", name)
     }
 
-    /// What a user that is put is told as: another password and other tags are events of their own.
-    fn of_user(before: Option<&User>, user: &User) -> Vec<Self> {
-        let Some(before) = before else { return vec![Self::name("user.created", &user.name)] };
+    /// `vhost.limits.set` or `user.limits.set` with the limits that there are, or `.cleared` if there are none any more.
+    fn limits(
+        [set, cleared]: [&'static str; 2],
+        by: &str,
+        (whose, name): (&str, &str),
+        limits: [(&str, Option<u32>); 2],
+    ) -> Self {
+        let is_cleared = limits.iter().all(|(_, limit)| limit.is_none());
+        let event = Self::name(if is_cleared { cleared } else { set }, by, "limits").text(whose, name);
+        let limits = limits.into_iter().filter_map(|(key, limit)| Some((key, limit?)));
+        limits.fold(event, |event, (key, limit)| event.number(key, limit))
+    }
+
+    /// What a user that is put is told as: another password, other tags and other limits are events of their own.
+    fn of_user(by: &str, before: Option<&User>, user: &User) -> Vec<Self> {
         let mut events = Vec::new();
-        if before.password != user.password {
-            events.push(Self::name("user.password.changed", &user.name));
+        match before {
+            None => events.push(Self::name("user.created", by, &user.name)),
+            Some(before) => {
+                if before.password != user.password {
+                    let is_cleared = user.password.is_none();
+                    let key = if is_cleared { "user.password.cleared" } else { "user.password.changed" };
+                    events.push(Self::name(key, by, &user.name));
+                }
+                if before.tags != user.tags {
+                    let tags = user.tags.iter().map(|tag| tag.as_str().into()).collect();
+                    let event = Self::by("user.tags.set", by).with("tags", Value::Array(tags));
+                    events.push(event.text("name", &user.name));
+                }
+            }
         }
-        if before.tags != user.tags {
-            let tags = user.tags.iter().map(|tag| tag.as_str().into()).collect();
-            let event = Self::by("user.tags.set", NOBODY).with("tags", Value::Array(tags));
-            events.push(event.text("name", &user.name));
+        let limits = |user: &User| [user.connections_max, user.channels_max];
+        if before.map_or([None, None], limits) != limits(user) {
+            let limits = [("max-connections", user.connections_max), ("max-channels", user.channels_max)];
+            let keys = ["user.limits.set", "user.limits.cleared"];
+            events.push(Self::limits(keys, by, ("username", &user.name), limits));
         }
         events
     }
@@ -492,31 +524,59 @@ impl Broker {
         is_change
     }
 
-    /// What a definition that is about to be applied is told as, if it is not of a virtual host's own.
-    pub(super) fn events_of(&self, definition: &Definition) -> Vec<Event> {
+    /// What a definition that is about to be applied is told as, if it is not of a virtual host's own. `user` has made it.
+    pub(super) fn events_of(&self, definition: &Definition, user: Option<&str>) -> Vec<Event> {
         use Definition as D;
         if !self.events.is_watched() {
             return Vec::new();
         }
+        let by = user.unwrap_or(NOBODY);
         let deleted = Event::permission_deleted;
         match definition {
-            D::VirtualHostPut { name, .. } if self.virtual_host(name).is_none() => {
-                vec![self.events.vhost_created(name)]
+            D::VirtualHostPut { name, connections_max, queues_max } => {
+                let host = self.virtual_host(name);
+                let before = host.as_ref().map_or((None, None), |host| {
+                    (self.counts.virtual_host_max(name).flatten(), host.queues_max())
+                });
+                let mut events = Vec::new();
+                if host.is_none() {
+                    events.push(self.events.vhost_created(name, by));
+                }
+                if before != (*connections_max, *queues_max) {
+                    let limits = [("max-connections", *connections_max), ("max-queues", *queues_max)];
+                    let keys = ["vhost.limits.set", "vhost.limits.cleared"];
+                    events.push(Event::limits(keys, by, ("vhost", name), limits));
+                }
+                events
             }
-            D::VirtualHostDeleted { name } => vec![Event::name("vhost.deleted", name)],
-            D::UserPut(user) => Event::of_user(self.users.get(&user.name).as_deref(), user),
-            D::UserDeleted { name } => vec![Event::name("user.deleted", name)],
+            D::VirtualHostDeleted { name } => vec![Event::name("vhost.deleted", by, name)],
+            D::UserPut(user) => Event::of_user(by, self.users.get(&user.name).as_deref(), user),
+            D::UserDeleted { name } => vec![Event::name("user.deleted", by, name)],
             D::PermissionPut { user, virtual_host, permission } => {
-                vec![Event::permission(user, virtual_host, permission)]
+                vec![Event::permission(by, user, virtual_host, permission)]
             }
             D::PermissionDeleted { user, virtual_host } => {
-                vec![deleted("permission.deleted", user, virtual_host)]
+                vec![deleted("permission.deleted", by, user, virtual_host)]
             }
             D::TopicPermissionPut { user, virtual_host, exchange, permission } => {
-                vec![Event::topic_permission(user, virtual_host, exchange, permission)]
+                vec![Event::topic_permission(by, user, virtual_host, exchange, permission)]
             }
             D::TopicPermissionDeleted { user, virtual_host, .. } => {
-                vec![deleted("topic.permission.deleted", user, virtual_host)]
+                vec![deleted("topic.permission.deleted", by, user, virtual_host)]
+            }
+            D::ParameterPut(parameter) => {
+                let event = Event::by("parameter.set", by).text("vhost", &parameter.virtual_host);
+                vec![event.text("component", &parameter.component).text("name", &parameter.name)]
+            }
+            D::ParameterDeleted { virtual_host, component, name } => {
+                let event = Event::by("parameter.cleared", by).text("vhost", virtual_host);
+                vec![event.text("component", component).text("name", name)]
+            }
+            D::GlobalParameterPut { name, .. } => {
+                vec![Event::name("parameter.set", by, name).text("component", "global")]
+            }
+            D::GlobalParameterDeleted { name } => {
+                vec![Event::name("parameter.cleared", by, name).text("component", "global")]
             }
             _ => Vec::new(),
         }

@@ -64,6 +64,11 @@ impl Count {
         self.max.store(max.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// The limit.
     pub fn max(&self) -> Option<u32> {
         Some(self.max.load(Ordering::Relaxed)).filter(|max| *max != u32::MAX)
@@ -143,8 +148,13 @@ impl Counts {
     }
 
     /// How many connections a virtual host takes; `None` if it does not exist.
-    pub(super) fn virtual_host_max(&self, name: &str) -> Option<Option<u32>> {
+    pub fn virtual_host_max(&self, name: &str) -> Option<Option<u32>> {
         self.by_virtual_host.get(name).map(|count| count.max())
+    }
+
+    /// Forgets a virtual host that is deleted.
+    pub(super) fn forget_virtual_host(&self, name: &str) {
+        self.by_virtual_host.remove(name);
     }
 
     /// Sets how many connections and channels a user may have.

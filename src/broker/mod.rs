@@ -7,6 +7,7 @@
 
 pub mod alarm;
 pub mod batch;
+pub mod connections;
 pub mod dead_letter;
 pub mod death;
 pub mod dedup;
@@ -16,17 +17,23 @@ pub mod delay;
 pub mod effects;
 pub mod event;
 pub mod exchange;
+pub mod import;
 pub mod journal;
 pub mod limit;
+pub mod log_exchange;
+pub mod login;
 pub mod message;
 pub mod outbox;
 pub mod pager;
+pub mod parameter;
 pub mod permission;
 pub mod policy;
 pub mod queue;
 pub mod refusal;
 pub mod restore;
 pub mod route;
+pub mod runtime;
+pub mod stats;
 pub mod timers;
 pub mod user;
 pub mod vhost;
@@ -37,17 +44,23 @@ use std::sync::{
 };
 
 use dashmap::DashMap;
+use serde::Deserialize;
 
 use self::{
     alarm::Alarms,
+    connections::Connections,
     effects::Effects,
     event::Events,
     journal::Journal,
     limit::{Counts, Limits},
-    outbox::{ConnectionId, ConsumerId, Outbox},
+    login::Logins,
+    outbox::{ConnectionId, ConsumerId, Item, Outbox},
     pager::{Load, Loaded, Pager, Served},
+    parameter::Parameters,
     permission::Permissions,
-    queue::QueueHandle,
+    queue::{ConsumerKey, QueueHandle},
+    runtime::Runtime,
+    stats::Stats,
     timers::Timers,
     user::Users,
     vhost::VirtualHost,
@@ -93,6 +106,37 @@ pub struct ConsumerTimeout {
     pub cancels: bool,
 }
 
+/// What is added to messages as they come in (RabbitMQ: message interceptors): the section `[interceptors]` of the
+/// configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Interceptors {
+    /// The time: the property `timestamp` in seconds, and the header `timestamp_in_ms`.
+    pub timestamp: Stamp,
+    /// The name of the node, in the header `x-routed-by`.
+    pub routed_by: Stamp,
+}
+
+impl Interceptors {
+    /// Whether there are any.
+    pub fn are_on(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// Whether something is added to messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stamp {
+    /// No.
+    #[default]
+    Off,
+    /// Where the publisher has not set it.
+    Keep,
+    /// In place of what the publisher has set.
+    Overwrite,
+}
+
 /// A consumer that waits for direct replies (RabbitMQ: `amq.rabbitmq.reply-to`).
 #[derive(Clone, Debug)]
 pub struct ReplyConsumer {
@@ -107,8 +151,12 @@ pub struct ReplyConsumer {
 pub struct Broker {
     /// Who may connect.
     pub users: Users,
+    /// Who has logged in, or has tried to, of late.
+    pub logins: Logins,
     /// What they may do.
     pub permissions: Permissions,
+    /// What operators have set for components, such as shovels.
+    pub parameters: Parameters,
     /// The facts that must become durable.
     pub journal: Arc<Journal>,
     /// What of the queues is in memory.
@@ -119,12 +167,20 @@ pub struct Broker {
     pub events: Arc<Events>,
     /// When something is to be done to which queues.
     pub timers: Timers,
+    /// What is counted of all of it.
+    pub stats: Arc<Stats>,
+    /// The connections that are open, as operators see them.
+    pub connections: Connections,
+    /// What an operator changes while it runs.
+    pub runtime: Runtime,
     /// Whether an `x-death` header that a client sent is continued, as in RabbitMQ 3.
     pub interprets_x_death: bool,
     /// Whether what clients put back counts as failed, as in RabbitMQ up to 4.2.
     pub counts_returns: bool,
     /// How long deliveries may stay unacknowledged, and what happens then.
     pub consumer_timeout: ConsumerTimeout,
+    /// What is added to messages as they come in.
+    pub interceptors: Interceptors,
     /// The bounds of what clients may ask for.
     pub limits: Limits,
     /// How many connections and channels there are.
@@ -139,22 +195,32 @@ pub struct Broker {
     queue_count: Arc<limit::Count>,
     /// Held while something is defined that is not a virtual host's own.
     definitions: Mutex<()>,
+    loaded_file: Mutex<Option<[u8; 32]>>,
+    /// Held by whoever imports definitions, one at a time.
+    importing: Mutex<()>,
 }
 
 impl Broker {
     /// A broker without virtual hosts.
     pub fn new(users: Users, permissions: Permissions, limits: Limits, identity: Identity) -> Self {
+        let stats = Arc::<Stats>::default();
         Self {
             users,
+            logins: Logins::default(),
             permissions,
+            parameters: Parameters::default(),
             journal: Arc::default(),
-            pager: Arc::default(),
+            pager: Arc::new(Pager::reporting_to(Arc::clone(&stats))),
             alarms: Alarms::default(),
             events: Arc::new(Events::new(&identity.cluster_name)),
             timers: Timers::default(),
+            stats,
+            connections: Connections::default(),
+            runtime: Runtime::default(),
             interprets_x_death: true,
             counts_returns: false,
             consumer_timeout: ConsumerTimeout::default(),
+            interceptors: Interceptors::default(),
             queue_count: Arc::new(limit::Count::new(limits.queues_max)),
             counts: Counts::new(&limits),
             limits,
@@ -164,12 +230,24 @@ impl Broker {
             outboxes: DashMap::new(),
             ids: Arc::new(AtomicU64::new(1)),
             definitions: Mutex::default(),
+            loaded_file: Mutex::default(),
+            importing: Mutex::default(),
         }
     }
 
     /// The virtual host of that name.
     pub fn virtual_host(&self, name: &str) -> Option<Arc<VirtualHost>> {
         self.virtual_hosts.get(name).map(|host| Arc::clone(&host))
+    }
+
+    /// All virtual hosts, in no order.
+    pub fn virtual_hosts(&self) -> Vec<Arc<VirtualHost>> {
+        self.virtual_hosts.iter().map(|host| Arc::clone(&host)).collect()
+    }
+
+    /// How many queues there are, over all virtual hosts.
+    pub fn queue_count(&self) -> u32 {
+        self.queue_count.count()
     }
 
     /// Turns the tracing of what is published and delivered in a virtual host on or off (RabbitMQ: `trace_on`), until the
@@ -204,10 +282,35 @@ impl Broker {
         load: impl FnOnce(&Load) -> Result<Loaded, E>,
     ) -> Result<Served, E> {
         let mut effects = Effects { now, ..Effects::default() };
+        let load = |wanted: &Load| {
+            let loaded = load(wanted)?;
+            self.stats.disk_reads.add(loaded.messages.len() as u64);
+            Ok(loaded)
+        };
         let served = pager::serve(queue, load, &mut effects)?;
         let forwards = !effects.letters.is_empty();
         self.conclude(effects);
         Ok(if served == Served::Whole && forwards { Served::Forwarded } else { served })
+    }
+
+    /// Ends a consumer because an operator wants it, and tells its client as if its queue had been deleted. What it has
+    /// not acknowledged stays with it.
+    pub fn cancel_consumer(
+        &self,
+        host: &VirtualHost,
+        queue: &Arc<QueueHandle>,
+        consumer: ConsumerKey,
+        now: Now,
+    ) {
+        let mut effects = Effects { now, ..Effects::default() };
+        // First from the queue: what it was given before goes out before it is told.
+        host.remove_consumer(queue, consumer, &mut effects);
+        let outbox = self.outboxes.get(&consumer.connection).map(|outbox| Arc::clone(&outbox));
+        if let Some(outbox) = outbox {
+            outbox.push(Item::Cancelled(consumer.id));
+            effects.wakes.add(&outbox);
+        }
+        self.conclude(effects);
     }
 
     /// Puts into effect what a change has left to be done.

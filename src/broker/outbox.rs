@@ -82,6 +82,8 @@ pub struct Outbox {
     bytes: AtomicUsize,
     /// Set while a wake-up is under way, so that a batch causes one.
     woken: AtomicBool,
+    /// Whether an operator wants the connection to end: its `ConnectionStatus` says why.
+    is_asked_to_close: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -101,6 +103,7 @@ impl Outbox {
             high_water_bytes,
             bytes: AtomicUsize::new(0),
             woken: AtomicBool::new(false),
+            is_asked_to_close: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -189,6 +192,17 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Asks the connection to end, and wakes it.
+    pub fn ask_to_close(&self) {
+        self.is_asked_to_close.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the connection is asked to end.
+    pub fn is_asked_to_close(&self) -> bool {
+        self.is_asked_to_close.load(Ordering::Acquire)
     }
 
     /// Wakes the owner because facts became durable.

@@ -16,6 +16,7 @@ use super::{
     effects::Effects,
     message::Message,
     queue::{QueueHandle, QueueId},
+    stats::Stats,
 };
 
 /// What a queue asks for: the next of its messages that are on disk, in order.
@@ -83,6 +84,8 @@ pub struct LoadedMessage {
 /// Its lock is a leaf, as the journal's: taken under a queue's, and nothing is locked under it.
 #[derive(Debug)]
 pub struct Pager {
+    /// Where the queues report how much is in them.
+    pub stats: Arc<Stats>,
     resident_bytes: AtomicU64,
     resident_bytes_max: AtomicU64,
     window_bytes: AtomicU64,
@@ -138,7 +141,13 @@ pub fn serve<E>(
 impl Pager {
     /// Nothing in memory, nothing requested.
     pub fn new() -> Self {
+        Self::reporting_to(Arc::default())
+    }
+
+    /// The same; its queues report there how much is in them.
+    pub fn reporting_to(stats: Arc<Stats>) -> Self {
         Self {
+            stats,
             resident_bytes: AtomicU64::new(0),
             resident_bytes_max: AtomicU64::new(RESIDENT_BYTES_MAX),
             window_bytes: AtomicU64::new(WINDOW_BYTES),

@@ -146,6 +146,34 @@ impl Permissions {
         self.with(user, vhost, |grants| grants.topics.get(exchange).cloned())?
     }
 
+    /// All permissions: user, virtual host, and what the user may do there; in no order.
+    pub fn list(&self) -> Vec<(String, String, Permission)> {
+        self.all(|grants| grants.permission.clone().into_iter().collect())
+    }
+
+    /// All topic permissions: user, virtual host, and the exchange and what is allowed with it; in no order.
+    pub fn list_topics(&self) -> Vec<(String, String, (String, TopicPermission))> {
+        self.all(|grants| {
+            grants
+                .topics
+                .iter()
+                .map(|(exchange, permission)| (exchange.clone(), permission.clone()))
+                .collect()
+        })
+    }
+
+    fn all<T>(&self, pick: impl Fn(&Grants) -> Vec<T>) -> Vec<(String, String, T)> {
+        let users = self.grants.read().unwrap_or_else(PoisonError::into_inner);
+        let grants = users
+            .iter()
+            .flat_map(|(user, vhosts)| vhosts.iter().map(move |(vhost, grants)| (user, vhost, grants)));
+        grants
+            .flat_map(|(user, vhost, grants)| {
+                pick(grants).into_iter().map(|picked| (user.clone(), vhost.clone(), picked))
+            })
+            .collect()
+    }
+
     /// Gives `user` that permission in `vhost`, in place of the one there was.
     pub fn grant(&self, user: &str, vhost: &str, permission: Permission) {
         self.change(|users| grants(users, user, vhost).permission = Some(permission));

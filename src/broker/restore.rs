@@ -13,6 +13,7 @@ use super::{
     effects::Effects,
     exchange::{Destination, Exchange, ExchangeKind},
     journal::cache_of_exchange,
+    pager::{Load, Loaded},
     queue::{Deadlines, QueueHandle, QueueId},
     timers::{Timer, TimerKind},
     vhost::{BindingSpec, DeleteIf, ExchangeSpec, VirtualHost},
@@ -85,7 +86,43 @@ pub struct Backlog {
     pub priority: Option<u8>,
 }
 
+/// Messages that are read at once for their keys.
+const KEYS_AT_ONCE: usize = 1024;
+/// Octets of them.
+const KEYS_BYTES_AT_ONCE: usize = 1 << 20;
+
 impl Broker {
+    /// Lets the queues that compare with what they hold know the keys of their backlogs, which are nowhere but in the messages:
+    /// all of these are read, by `load`, before anybody connects. To be called after [`Broker::restore`].
+    ///
+    /// # Errors
+    /// What `load` fails with.
+    pub fn learn_keys<E>(&self, now: Now, load: impl Fn(&Load) -> Result<Loaded, E>) -> Result<(), E> {
+        let queues = self.virtual_hosts.iter().flat_map(|host| host.queues()).collect::<Vec<_>>();
+        for queue in queues.iter().filter(|queue| queue.lock().lacks_keys()) {
+            let mut next = Load {
+                queue: queue.id,
+                first: 0,
+                last: u64::MAX,
+                priorities: None,
+                count_max: KEYS_AT_ONCE,
+                bytes_max: KEYS_BYTES_AT_ONCE,
+                only: Vec::new(),
+            };
+            loop {
+                let loaded = load(&next)?;
+                let Some(last) = loaded.messages.last() else { break };
+                next.first = last.sequence + 1;
+                let mut queue = queue.lock();
+                loaded
+                    .messages
+                    .iter()
+                    .for_each(|loaded| queue.learn_key(loaded.sequence, &loaded.message, now));
+            }
+        }
+        Ok(())
+    }
+
     /// Puts back what storage has found, before anybody connects. The log has all of it, so nothing is recorded. What
     /// does not fit is left out, with a warning. Limits do not count: what was there is there again.
     pub fn restore(&self, recovered: Recovered, now: Now) {

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use md5::Md5;
 use serde::Deserialize;
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
@@ -14,6 +16,7 @@ use subtle::ConstantTimeEq;
 #[derive(Debug)]
 pub struct Users {
     by_name: RwLock<HashMap<Arc<str>, Arc<User>>>,
+    generation: AtomicU64,
     /// What the password of an unknown user is compared with, so that the answer takes as long as for a known one.
     decoy: PasswordHash,
 }
@@ -40,7 +43,7 @@ pub struct User {
 pub struct PasswordHash {
     algorithm: HashingAlgorithm,
     salt: Salt,
-    /// 32 or 64 bytes by algorithm.
+    /// 16, 32 or 64 bytes by algorithm; empty for no password.
     digest: Vec<u8>,
 }
 
@@ -56,6 +59,8 @@ pub enum HashingAlgorithm {
     Sha256,
     /// SHA-512.
     Sha512,
+    /// MD5, which RabbitMQ had before 3.6. Old hashes are still verified by it; no new ones should be made.
+    Md5,
 }
 
 /// Why someone may not connect; the text is for the log. A client is told only that it was refused.
@@ -67,6 +72,9 @@ pub enum AuthFailure {
     /// An empty password, which never matches.
     #[error("user '{0}' attempted to log in with a blank password, which is prohibited")]
     BlankPassword(String),
+    /// Too many logins have failed: the password was not looked at.
+    #[error("user '{0}' - too many failed logins from this address")]
+    TooManyFailures(String),
     /// The right password from the wrong place.
     #[error("user '{0}' can only connect via localhost")]
     LoopbackOnly(String),
@@ -82,6 +90,7 @@ impl Users {
     pub fn new(salt: Salt) -> Self {
         Self {
             by_name: RwLock::default(),
+            generation: AtomicU64::new(0),
             decoy: PasswordHash::new(HashingAlgorithm::default(), salt, b"decoy"),
         }
     }
@@ -110,21 +119,43 @@ impl Users {
         }
     }
 
+    /// The user of that name, of whom something better than a password is known, if the user may connect from there.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub fn admit(&self, name: &str, peer_is_loopback: bool) -> Result<Arc<User>, AuthFailure> {
+        match self.get(name) {
+            Some(user) if user.loopback_only && !peer_is_loopback => {
+                Err(AuthFailure::LoopbackOnly(loggable(name)))
+            }
+            Some(user) => Ok(user),
+            None => Err(AuthFailure::InvalidCredentials(loggable(name))),
+        }
+    }
+
     /// The user of that name.
     pub fn get(&self, name: &str) -> Option<Arc<User>> {
         self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Adds a user, or replaces the one of that name. Connections that are open keep what they were given.
+    /// A number that grows with every change. A session looks its user up again when it has.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Adds a user, or replaces the one of that name.
     pub fn put(&self, user: impl Into<Arc<User>>) {
         let user = user.into();
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         by_name.insert(Arc::clone(&user.name), user);
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Removes the user of that name; whether there was one.
     pub fn remove(&self, name: &str) -> bool {
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        self.generation.fetch_add(1, Ordering::Release);
+        by_name.remove(name).is_some()
     }
 
     /// All users, in no order.
@@ -146,6 +177,16 @@ impl PasswordHash {
         Self { algorithm, salt, digest: algorithm.digest(salt, password) }
     }
 
+    /// No password: whatever is given is wrong. RabbitMQ's form of it is the empty text.
+    pub fn none(algorithm: HashingAlgorithm) -> Self {
+        Self { algorithm, salt: Salt::default(), digest: Vec::new() }
+    }
+
+    /// Whether no password is right.
+    pub fn is_none(&self) -> bool {
+        self.digest.is_empty()
+    }
+
     /// Reads RabbitMQ's form, the base64 of salt and hash.
     ///
     /// # Errors
@@ -163,6 +204,9 @@ impl PasswordHash {
 
     /// RabbitMQ's form, which [`PasswordHash::from_base64`] reads.
     pub fn to_base64(&self) -> String {
+        if self.is_none() {
+            return String::new();
+        }
         BASE64_STANDARD.encode([&self.salt[..], &self.digest].concat())
     }
 
@@ -189,19 +233,35 @@ impl HashingAlgorithm {
         match self {
             Self::Sha256 => 32,
             Self::Sha512 => 64,
+            Self::Md5 => 16,
         }
+    }
+
+    /// RabbitMQ's name for it in the API and in definitions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "rabbit_password_hashing_sha256",
+            Self::Sha512 => "rabbit_password_hashing_sha512",
+            Self::Md5 => "rabbit_password_hashing_md5",
+        }
+    }
+
+    /// Reads RabbitMQ's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Sha256, Self::Sha512, Self::Md5].into_iter().find(|known| known.name() == name)
     }
 
     fn digest(self, salt: Salt, password: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha256 => Sha256::new().chain_update(salt).chain_update(password).finalize().to_vec(),
             Self::Sha512 => Sha512::new().chain_update(salt).chain_update(password).finalize().to_vec(),
+            Self::Md5 => Md5::new().chain_update(salt).chain_update(password).finalize().to_vec(),
         }
     }
 }
 
 /// A name that a stranger chose: as much of it as a name may have, and all on one line.
-fn loggable(name: &str) -> String {
+pub(super) fn loggable(name: &str) -> String {
     name.chars().take(255).flat_map(char::escape_debug).collect()
 }
 
@@ -215,6 +275,8 @@ mod tests {
     /// The password `pw` with another implementation of SHA-512.
     const SHA512: &str =
         "AQIDBFEKgg91QUjXOoEuIijrYjDJqmh1G3gQJEpEZS2FiDEOS23JGoN2eht5cR6qAC4KAE7kqph8wGA/9reOn6y+bcw=";
+
+    const MD5: &str = "AQIDBJR91gt1SAWTmvD+VzA7MFU=";
 
     fn users() -> Users {
         let users = Users::new([9; 4]);
@@ -276,6 +338,14 @@ mod tests {
     }
 
     #[test]
+    fn a_user_who_is_known_otherwise_needs_no_password() {
+        let users = users();
+        assert!(users.admit("ann", false).is_ok() && users.admit("guest", true).is_ok());
+        assert_eq!(users.admit("guest", false), Err(AuthFailure::LoopbackOnly("guest".into())));
+        assert_eq!(users.admit("nobody", true), Err(AuthFailure::InvalidCredentials("nobody".into())));
+    }
+
+    #[test]
     fn users_change_at_run_time() {
         let users = users();
         assert!(users.remove("ann") && !users.remove("ann"));
@@ -300,6 +370,21 @@ mod tests {
             let error = PasswordHash::from_base64(HashingAlgorithm::Sha256, text).unwrap_err();
             assert!(error.to_string().contains("base64 of 36 bytes"), "{text}");
         }
+    }
+
+    /// What `md5sum` makes of the octets 1 2 3 4 and `pw`.
+    #[test]
+    fn md5_of_old_definitions_is_verified() {
+        let hash = PasswordHash::from_base64(HashingAlgorithm::Md5, MD5).unwrap();
+        assert!(hash.verify(b"pw") && !hash.verify(b"pW"));
+        assert_eq!(hash.to_base64(), MD5);
+    }
+
+    #[test]
+    fn without_a_password_none_is_right() {
+        let hash = PasswordHash::none(HashingAlgorithm::Sha256);
+        assert!(hash.is_none() && !hash.verify(b"") && !hash.verify(b"pw"));
+        assert_eq!(hash.to_base64(), "");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::{
 
 use dashmap::DashMap;
 use rand::Rng as _;
+use tracing::info;
 
 use super::{
     definition::{Binding, Definition},
@@ -30,7 +31,7 @@ use super::{
     outbox::{ConnectionId, ConsumerId, Item, Outbox, Wakes},
     pager::Pager,
     policy::{Policies, Policy, PolicyKind, read_policies, write_policies},
-    queue::{ConsumerKey, QueueArguments, QueueHandle, QueueId, QueueProperties},
+    queue::{ConsumerKey, QueueArguments, QueueHandle, QueueId, QueueKind, QueueProperties},
     refusal::{Refusal, Resource},
 };
 use crate::amqp::{ReplyCode, Table};
@@ -78,11 +79,25 @@ pub struct BindingSpec<'a> {
     pub arguments: &'a Table,
 }
 
+/// What operators say about a virtual host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// What it is for, for people.
+    pub description: String,
+    /// Of the operators' own.
+    pub tags: Vec<String>,
+    /// The type of queues that say none (RabbitMQ: `default_queue_type`), where it can have them.
+    pub default_queue_type: Option<QueueKind>,
+    /// Whether it can't be deleted (RabbitMQ 4.1: deletion protection).
+    pub is_protected: bool,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct VirtualHost {
     /// Its name.
     pub name: Arc<str>,
+    metadata: RwLock<Arc<Metadata>>,
     exchanges: DashMap<Arc<str>, Arc<Exchange>>,
     queues: DashMap<Arc<str>, Arc<QueueHandle>>,
     topology: Mutex<Topology>,
@@ -107,6 +122,8 @@ pub struct VirtualHost {
 /// Under the lock: from where each destination is bound, and how often, so that deleting it finds its bindings.
 #[derive(Debug, Default)]
 struct Topology {
+    /// Whether the virtual host is being deleted: nothing more is added.
+    is_closed: bool,
     sources: HashMap<DestinationId, HashMap<Arc<str>, usize>>,
 }
 
@@ -140,6 +157,7 @@ impl VirtualHost {
     ) -> Self {
         let mut host = Self {
             name: name.into(),
+            metadata: RwLock::default(),
             exchanges: DashMap::new(),
             queues: DashMap::new(),
             topology: Mutex::default(),
@@ -166,6 +184,13 @@ impl VirtualHost {
         host
     }
 
+    /// Declares a topic exchange of the broker's own, if it is not there.
+    pub(super) fn predeclare_topic(&self, name: &str) {
+        if self.exchange(name).is_none() {
+            self.predeclare(name, ExchangeKind::Topic, true);
+        }
+    }
+
     fn predeclare(&self, name: &str, kind: ExchangeKind, internal: bool) -> Arc<Exchange> {
         let properties = ExchangeProperties {
             kind,
@@ -178,6 +203,15 @@ impl VirtualHost {
             alternate: None,
         };
         self.insert_exchange(name.into(), properties)
+    }
+
+    /// What operators say about it.
+    pub fn metadata(&self) -> Arc<Metadata> {
+        Arc::clone(&read(&self.metadata))
+    }
+
+    pub(super) fn describe(&self, metadata: Arc<Metadata>) {
+        *write(&self.metadata) = metadata;
     }
 
     /// Whether what is published and delivered is told to [`TRACE_EXCHANGE`].
@@ -212,6 +246,21 @@ impl VirtualHost {
     /// The queue of that name.
     pub fn queue(&self, name: &str) -> Option<Arc<QueueHandle>> {
         self.queues.get(name).map(|queue| Arc::clone(&queue))
+    }
+
+    /// The type of an exchange of that name that every virtual host has.
+    pub fn predeclared(name: &str) -> Option<ExchangeKind> {
+        PREDECLARED.iter().find(|(known, ..)| *known == name).map(|(_, kind, _)| *kind)
+    }
+
+    /// Whether every virtual host has an exchange of that name.
+    pub fn is_predeclared(name: &str) -> bool {
+        Self::predeclared(name).is_some()
+    }
+
+    /// How many queues it holds.
+    pub fn queue_count(&self) -> u64 {
+        self.queue_count.load(Ordering::Relaxed).into()
     }
 
     /// The exchange of that name, or 404.
@@ -254,6 +303,9 @@ impl VirtualHost {
         if effects.is_replay {
             return;
         }
+        if let Some(text) = definition.summary() {
+            info!(by = effects.user.as_deref(), "{text}");
+        }
         effects.recorded = self.journal.append(&mut vec![Fact::Define(definition)]);
         self.recorded.store(effects.recorded.0, Ordering::Release);
     }
@@ -272,10 +324,11 @@ impl VirtualHost {
     /// # Errors
     /// 403 for a reserved name, 406 for an inequivalent redeclaration and bad arguments.
     pub fn declare_exchange(&self, spec: &ExchangeSpec<'_>, effects: &mut Effects) -> Result<(), Refusal> {
-        let _topology = self.topology();
+        let topology = self.topology();
         if let Some(exchange) = self.exchange(spec.name) {
             return check_exchange_equivalence(&exchange, spec);
         }
+        self.expect_open(&topology)?;
         let resource = self.exchange_resource(spec.name);
         if spec.name.starts_with("amq.") {
             let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", spec.name);
@@ -436,6 +489,7 @@ impl VirtualHost {
         effects: &mut Effects,
     ) -> Result<Vec<Kept>, Refusal> {
         let mut topology = self.topology();
+        self.expect_open(&topology)?;
         let source = self.expect_exchange(spec.source)?;
         self.expect_alive(destination)?;
         let mut bindings = write(&source.bindings);
@@ -493,6 +547,13 @@ impl VirtualHost {
                 to == destination && key == spec.binding_key && arguments == spec.arguments
             })
         })
+    }
+
+    /// The exchanges that a queue or an exchange is bound to, the default exchange left out.
+    pub fn sources_of(&self, destination: &Destination) -> Vec<Arc<Exchange>> {
+        let topology = self.topology();
+        let names = topology.sources.get(&destination.id()).into_iter().flat_map(HashMap::keys);
+        names.filter_map(|name| self.exchange(name)).collect()
     }
 
     /// Removes a binding; one that is missing counts as removed.
@@ -573,11 +634,20 @@ impl VirtualHost {
         connection: ConnectionId,
         effects: &mut Effects,
     ) -> Result<Arc<QueueHandle>, Refusal> {
-        let _topology = self.topology();
+        let topology = self.topology();
         if let Some(queue) = self.queue(spec.name) {
-            check_queue_equivalence(&queue, spec, connection)?;
+            match check_queue_equivalence(&queue, spec, connection) {
+                // The queue may have got the default type when it was declared, or be older than the default.
+                Err(_)
+                    if check_queue_equivalence(&queue, &self.typed(spec, is_generated), connection)
+                        .is_ok() => {}
+                checked => checked?,
+            }
+            self.pager.stats.queues_declared.add(1);
             return Ok(queue);
         }
+        self.expect_open(&topology)?;
+        let spec = &*self.typed(spec, is_generated);
         if spec.name.starts_with("amq.") && !is_generated {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", spec.name);
             return Err(Refusal::access_refused(text));
@@ -606,8 +676,54 @@ impl VirtualHost {
             self.record(definition, effects);
         }
         self.insert_queue(&queue);
+        self.pager.stats.queues_declared.add(1);
+        self.pager.stats.queues_created.add(1);
         self.events.tell(effects, |events, user| events.queue_created(user, &queue));
         Ok(queue)
+    }
+
+    /// What is asked for, with the type that queues get here which say none, if such a queue can be of that type
+    /// (RabbitMQ: a quorum queue is durable and nobody's own, and has a name).
+    fn typed<'a, 's>(&self, spec: &'s QueueSpec<'a>, is_generated: bool) -> Cow<'s, QueueSpec<'a>> {
+        let default = self.metadata().default_queue_type;
+        let fits = match default {
+            None => false,
+            Some(QueueKind::Classic) => true,
+            Some(QueueKind::Quorum) => spec.durable && !spec.exclusive && !spec.auto_delete && !is_generated,
+        };
+        match default.filter(|_| fits && spec.arguments.get("x-queue-type").is_none()) {
+            None => Cow::Borrowed(spec),
+            Some(kind) => {
+                let mut spec = spec.clone();
+                spec.arguments.0.push(("x-queue-type".to_owned(), kind.short_name().into()));
+                Cow::Owned(spec)
+            }
+        }
+    }
+
+    /// # Errors
+    /// 530 if the virtual host is being deleted.
+    fn expect_open(&self, topology: &Topology) -> Result<(), Refusal> {
+        if topology.is_closed {
+            return Err(Refusal::not_allowed(format!("vhost '{}' is deleted", self.name)));
+        }
+        Ok(())
+    }
+
+    /// Deletes everything in it, and takes nothing more: it is about to be deleted.
+    pub(super) fn close(&self, effects: &mut Effects) {
+        self.topology().is_closed = true;
+        for queue in self.queues() {
+            // Without conditions nothing can be refused.
+            let _ = self.delete_queue(&queue, DeleteIf::default(), effects);
+        }
+        for exchange in self.exchanges() {
+            let mut topology = self.topology();
+            // One that another exchange's end has taken with it is gone.
+            if self.exchange(&exchange.name).is_some() {
+                self.remove_exchange(&mut topology, &exchange, effects);
+            }
+        }
     }
 
     fn insert_queue(&self, queue: &Arc<QueueHandle>) {
@@ -769,6 +885,7 @@ impl VirtualHost {
             }
             queue_locked.delete(effects)
         };
+        self.pager.stats.queues_deleted.add(1);
         if queue.properties.durable {
             self.record(Definition::QueueDeleted { id: queue.id }, effects);
         }
@@ -802,6 +919,11 @@ impl VirtualHost {
     /// The exchanges, in no order in particular.
     pub fn exchanges(&self) -> Vec<Arc<Exchange>> {
         self.exchanges.iter().map(|exchange| Arc::clone(&exchange)).collect()
+    }
+
+    /// How many exchanges there are.
+    pub fn exchange_count(&self) -> usize {
+        self.exchanges.len()
     }
 
     /// The queues, in no order in particular.
@@ -860,7 +982,10 @@ pub fn exchange_kind(name: &str) -> Result<ExchangeKind, Refusal> {
     })
 }
 
-fn alternate_exchange(arguments: &Table, resource: Resource<'_>) -> Result<Option<Arc<str>>, Refusal> {
+pub(super) fn alternate_exchange(
+    arguments: &Table,
+    resource: Resource<'_>,
+) -> Result<Option<Arc<str>>, Refusal> {
     let Some((argument, value)) = alternate_argument(arguments) else { return Ok(None) };
     match value.as_str() {
         Some(name) => Ok(Some(name.into())),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::{Config, ConfigError, Limits, Storage, User};
+use super::{Config, ConfigError, Limits, Log, Storage, Tls, User, Verify};
 use crate::broker::permission;
 
 /// Milliseconds of ten years.
@@ -41,6 +41,9 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
     check_limits(&config.limits)?;
     check_compatibility(config)?;
     check_storage(&config.storage)?;
+    check_tls(&config.tls)?;
+    check_unix_socket(config)?;
+    check_log(&config.log)?;
     let mut vhosts = HashSet::new();
     for (index, vhost) in config.vhosts.iter().enumerate() {
         let key = format!("vhosts[{index}].name");
@@ -100,6 +103,57 @@ fn check_storage(storage: &Storage) -> Result<(), Fault> {
     } else {
         Err(Fault::new(key, format!("{bytes} is not a multiple of 4096")))
     }
+}
+
+/// What is missing. Whether the files are good is seen when they are read.
+fn check_tls(tls: &Tls) -> Result<(), Fault> {
+    let missing = |key: &str, problem: &str| Err(Fault::new(format!("tls.{key}"), problem));
+    match (&tls.certificate, &tls.key) {
+        (Some(_), None) => {
+            return missing("key", "the file with the private key of tls.certificate is missing");
+        }
+        (None, Some(_)) => {
+            return missing("certificate", "the file with the certificate of tls.key is missing");
+        }
+        (None, None) if !tls.sni.is_empty() => {
+            return missing("certificate", "clients that name no host, or another, need a certificate too");
+        }
+        _ => {}
+    }
+    let mut hosts = HashSet::new();
+    for (index, named) in tls.sni.iter().enumerate() {
+        let key = format!("tls.sni[{index}].host");
+        check_name(&named.host).map_err(|problem| Fault::new(&key, problem))?;
+        unique(&mut hosts, &named.host, key)?;
+    }
+    if tls.verify == Verify::Peer && tls.client_ca.is_none() {
+        return missing("client_ca", "the file with the CAs of clients is missing, which tls.verify needs");
+    }
+    if tls.verify == Verify::None && tls.require_client_certificate {
+        return missing("verify", "a certificate can only be required of clients with \"peer\"");
+    }
+    Ok(())
+}
+
+/// The system takes 107 bytes.
+fn check_unix_socket(config: &Config) -> Result<(), Fault> {
+    match config.listeners.unix_socket.as_ref().map(|path| path.as_os_str().len()) {
+        Some(length @ 101..) => {
+            let problem = format!("a socket's path has at most 100 bytes, this has {length}");
+            Err(Fault::new("listeners.unix_socket", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_log(log: &Log) -> Result<(), Fault> {
+    for part in log.levels.keys() {
+        if crate::log::targets_of(part).is_empty() {
+            let problem = format!("there is no such part of the broker; there are {}", crate::log::PARTS);
+            return Err(Fault::new(format!("log.levels.{part}"), problem));
+        }
+    }
+    Ok(())
 }
 
 /// They travel as strings in a frame that every client must accept, so they stay short.

@@ -29,6 +29,24 @@ pub struct Flags {
     /// Port for metrics, likewise [env: LEVERET_PROMETHEUS_PORT] [default: 15692]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub prometheus_port: Option<String>,
+    /// Port for AMQP over TLS, likewise, if there is a certificate [env: LEVERET_AMQP_TLS_PORT] [default: 5671]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub amqp_tls_port: Option<String>,
+    /// Port for the HTTP API over TLS, likewise [env: LEVERET_MANAGEMENT_TLS_PORT] [default: 15671]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub management_tls_port: Option<String>,
+    /// Port for metrics over TLS, likewise [env: LEVERET_PROMETHEUS_TLS_PORT] [default: 15691]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub prometheus_tls_port: Option<String>,
+    /// File with the certificate for TLS, as PEM [env: LEVERET_TLS_CERTIFICATE]
+    #[arg(long, value_name = "FILE")]
+    pub tls_certificate: Option<String>,
+    /// File with the certificate's private key, as PEM [env: LEVERET_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Path of a socket for AMQP within this machine [env: LEVERET_UNIX_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub unix_socket: Option<String>,
     /// Least severe level to log: off, error, warn, info or debug [env: LEVERET_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -47,7 +65,7 @@ struct Setting {
 }
 
 /// The settings of [`Flags`], in its order.
-const SETTINGS: [Setting; 6] = [
+const SETTINGS: [Setting; 12] = [
     Setting { flag: "--data-dir", variable: "LEVERET_DATA_DIR", section: "storage", key: "data_dir" },
     Setting { flag: "--bind", variable: "LEVERET_BIND", section: "listeners", key: "bind" },
     Setting { flag: "--amqp-port", variable: "LEVERET_AMQP_PORT", section: "listeners", key: "amqp_port" },
@@ -63,14 +81,63 @@ const SETTINGS: [Setting; 6] = [
         section: "listeners",
         key: "prometheus_port",
     },
+    Setting {
+        flag: "--amqp-tls-port",
+        variable: "LEVERET_AMQP_TLS_PORT",
+        section: "listeners",
+        key: "amqp_tls_port",
+    },
+    Setting {
+        flag: "--management-tls-port",
+        variable: "LEVERET_MANAGEMENT_TLS_PORT",
+        section: "listeners",
+        key: "management_tls_port",
+    },
+    Setting {
+        flag: "--prometheus-tls-port",
+        variable: "LEVERET_PROMETHEUS_TLS_PORT",
+        section: "listeners",
+        key: "prometheus_tls_port",
+    },
+    Setting {
+        flag: "--tls-certificate",
+        variable: "LEVERET_TLS_CERTIFICATE",
+        section: "tls",
+        key: "certificate",
+    },
+    Setting { flag: "--tls-key", variable: "LEVERET_TLS_KEY", section: "tls", key: "key" },
+    Setting {
+        flag: "--unix-socket",
+        variable: "LEVERET_UNIX_SOCKET",
+        section: "listeners",
+        key: "unix_socket",
+    },
     Setting { flag: "--log-level", variable: "LEVERET_LOG_LEVEL", section: "log", key: "level" },
 ];
 
-/// The sections that `LEVERET_<SECTION>_<KEY>` reaches.
-const SECTIONS: [&str; 5] = ["listeners", "storage", "log", "compatibility", "limits"];
+/// Variables of RabbitMQ's that set a key, for compose files that have them; Leveret's own ones go before them.
+const RABBITMQ_VARIABLES: [(&str, &str, &str); 5] = [
+    ("RABBITMQ_NODE_PORT", "listeners", "amqp_port"),
+    ("RABBITMQ_NODE_IP_ADDRESS", "listeners", "bind"),
+    ("RABBITMQ_MNESIA_BASE", "storage", "data_dir"),
+    ("RABBITMQ_MNESIA_DIR", "storage", "data_dir"),
+    ("RABBITMQ_LOGS", "log", "file"),
+];
 
-/// Variables that set no key.
-const OTHER_VARIABLES: [&str; 2] = ["LEVERET_CONFIG", "LEVERET_READY_FILE"];
+/// The sections that `LEVERET_<SECTION>_<KEY>` reaches.
+const SECTIONS: [&str; 7] = ["listeners", "tls", "storage", "log", "compatibility", "limits", "definitions"];
+
+/// Variables that set no key: those of the start, and those of the commands to a running broker.
+const OTHER_VARIABLES: [&str; 8] = [
+    "LEVERET_CONFIG",
+    "LEVERET_READY_FILE",
+    "LEVERET_URL",
+    "LEVERET_USER",
+    "LEVERET_PASSWORD",
+    "LEVERET_PASSWORD_FILE",
+    "LEVERET_VHOST",
+    "LEVERET_CACERT",
+];
 
 /// A value from the environment or a flag.
 struct Override {
@@ -121,8 +188,23 @@ pub fn unknown_variables(environment: &Environment) -> Vec<&str> {
 
 impl Flags {
     fn overrides(&self) -> impl Iterator<Item = Override> {
-        let Self { data_dir, bind, amqp_port, management_port, prometheus_port, log_level } = self;
-        let values = [data_dir, bind, amqp_port, management_port, prometheus_port, log_level];
+        let Self { data_dir, bind, amqp_port, management_port, prometheus_port, .. } = self;
+        let Self { amqp_tls_port, management_tls_port, prometheus_tls_port, .. } = self;
+        let Self { tls_certificate, tls_key, unix_socket, log_level, .. } = self;
+        let values = [
+            data_dir,
+            bind,
+            amqp_port,
+            management_port,
+            prometheus_port,
+            amqp_tls_port,
+            management_tls_port,
+            prometheus_tls_port,
+            tls_certificate,
+            tls_key,
+            unix_socket,
+            log_level,
+        ];
         SETTINGS
             .iter()
             .zip(values)
@@ -155,8 +237,14 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The general form first, so that the short one wins if both are set.
+    /// RabbitMQ's first, then the general form, so that the short one wins if several are set.
     fn overrides(&self) -> impl Iterator<Item = Override> {
+        let rabbitmqs = RABBITMQ_VARIABLES.iter().filter_map(|(variable, section, key)| {
+            // What RabbitMQ's scripts take for the default: all addresses, and standard output.
+            let value = self.get(variable).filter(|value| !["auto", "-"].contains(value))?;
+            let (section, key) = ((*section).into(), (*key).into());
+            Some(Override { place: (*variable).into(), section, key, value: value.into() })
+        });
         let general = self.0.iter().filter_map(|(name, value)| {
             let (section, key) = section_and_key(name)?;
             Some(Override { place: name.clone(), section, key, value: value.clone() })
@@ -164,7 +252,7 @@ impl Environment {
         let short = SETTINGS
             .iter()
             .filter_map(|setting| Some(setting.to(setting.variable, self.get(setting.variable)?)));
-        general.chain(short)
+        rabbitmqs.chain(general).chain(short)
     }
 
     /// Puts the user that RabbitMQ's variables describe in place of guest, and of a user of the same name. As in
@@ -195,6 +283,7 @@ impl Environment {
         let password = password.as_deref().unwrap_or("guest");
         let user = User::administrator(&name, password, [vhost.as_str()]);
         config.users.push(User { loopback_only: !chosen, ..user });
+        config.first_user = Some(name);
         Ok(())
     }
 
@@ -327,6 +416,25 @@ mod tests {
     }
 
     #[test]
+    fn rabbitmqs_variables_set_keys_too() {
+        let variables = [
+            ("RABBITMQ_NODE_PORT", "5673"),
+            ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1"),
+            ("RABBITMQ_MNESIA_BASE", "/var/lib/rabbitmq"),
+            ("RABBITMQ_LOGS", "-"),
+        ];
+        let config = load_environment(&variables).unwrap();
+        assert_eq!(config.listeners.amqp_port, Port::Number(5673));
+        assert_eq!(config.listeners.bind, ["127.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
+        assert_eq!(config.storage.data_dir, Path::new("/var/lib/rabbitmq"));
+        assert_eq!(config.log.file, None);
+        let both = [("RABBITMQ_NODE_PORT", "1"), ("LEVERET_AMQP_PORT", "2")];
+        assert_eq!(load_environment(&both).unwrap().listeners.amqp_port, Port::Number(2));
+        let error = load_environment(&[("RABBITMQ_NODE_PORT", "x")]).unwrap_err();
+        assert!(error.starts_with("RABBITMQ_NODE_PORT: listeners.amqp_port: "), "{error}");
+    }
+
+    #[test]
     fn an_empty_variable_is_not_set() {
         let config = load_environment(&[("LEVERET_AMQP_PORT", ""), ("RABBITMQ_DEFAULT_USER", "")]).unwrap();
         assert_eq!(config.listeners.amqp_port, Port::Number(5672));
@@ -392,6 +500,42 @@ mod tests {
                 "FILE:1: limits.ready_bytes_in_memory: invalid value: integer `-1`, expected a whole number from 0",
             ),
             ("limits.disk_free_limit = -1", "FILE:1: limits.disk_free_limit: -1 is not a number of bytes"),
+            (
+                "[tls]\ncertificate = 'a'",
+                "FILE:1: tls.key: the file with the private key of tls.certificate is missing",
+            ),
+            (
+                "[tls]\nkey = 'a'",
+                "FILE:1: tls.certificate: the file with the certificate of tls.key is missing",
+            ),
+            ("[tls]\nverify = 'peer'", "FILE:1: tls.client_ca: the file with the CAs of clients is missing"),
+            (
+                "[tls]\nrequire_client_certificate = true",
+                "FILE:1: tls.verify: a certificate can only be required",
+            ),
+            (
+                "[tls]\nsni = [{ host = 'x', certificate = 'a', key = 'b' }]",
+                "FILE:1: tls.certificate: clients that name no host",
+            ),
+            (
+                "[tls]\ncertificate = 'a'\nkey = 'b'\nsni = [{ host = 'x', certificate = 'a', key = 'b' },\n\
+                 { host = 'x', certificate = 'a', key = 'b' }]",
+                "FILE:5: tls.sni[1].host: 'x' is there twice",
+            ),
+            ("[tls]\nmin_version = '1.1'", "FILE:2: tls.min_version: unknown variant `1.1`, expected"),
+            (
+                "[listeners]\nunix_socket_mode = 660",
+                "FILE:2: listeners.unix_socket_mode: 660 is not a file mode",
+            ),
+            (
+                &format!("[listeners]\nunix_socket = '{}'", "x".repeat(101)),
+                "FILE:2: listeners.unix_socket: a socket's path has at most 100 bytes, this has 101",
+            ),
+            (
+                "[log]\nlevels = { no_such_part = 'debug' }",
+                "FILE:2: log.levels.no_such_part: there is no such part of the broker; there are connection, ",
+            ),
+            ("[log]\nlevels = { storage = 'loud' }", "FILE:2: log.levels.storage: unknown variant `loud`"),
             ("[compatibility]\nproduct = ''", "FILE:2: compatibility.product: a name has 1 to 255 bytes"),
             ("[[vhosts]]\nname = '/'\n[[vhosts]]\nname = '/'", "FILE:4: vhosts[1].name: '/' is there twice"),
             ("[[users]]\npassword = 'x'", "FILE:1: users[0]: missing field `name`"),

@@ -10,20 +10,25 @@ mod check;
 mod layers;
 mod place;
 mod policies;
+mod tls;
 mod users;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::broker::Interceptors;
+
 pub use layers::{Environment, Flags, unknown_variables};
 pub use policies::Policy;
+pub use tls::{CertLogin, NamedCertificate, SanType, Tls, TlsVersion, Verify};
 pub use users::{Permission, TopicPermission, User, Vhost};
 pub use value::{
-    ConsumerTimeout, DeliveryLimitCounts, DiskFreeLimit, Level, LogFormat, Port, Secret, SyncPolicy,
-    Watermark, XDeath,
+    ConsumerTimeout, DeliveryLimitCounts, DiskFreeLimit, FileMode, Level, LogFormat, Port, Secret,
+    SyncPolicy, Watermark, XDeath,
 };
 
 /// Everything that can be configured.
@@ -32,14 +37,20 @@ pub use value::{
 pub struct Config {
     /// `[listeners]`: where clients connect.
     pub listeners: Listeners,
+    /// `[tls]`: certificates, and what is asked of clients.
+    pub tls: Tls,
     /// `[storage]`: where data is kept.
     pub storage: Storage,
     /// `[log]`: what is logged, and how.
     pub log: Log,
     /// `[compatibility]`: what clients are told they talk to, and which version of RabbitMQ is followed where they differ.
     pub compatibility: Compatibility,
+    /// `[interceptors]`: what is added to messages as they come in.
+    pub interceptors: Interceptors,
     /// `[limits]`: the bounds of everything that a client could otherwise make grow.
     pub limits: Limits,
+    /// `[definitions]`: a file of definitions to begin with.
+    pub definitions: Definitions,
     /// `[[vhosts]]`: the virtual hosts that exist at the start.
     pub vhosts: Vec<Vhost>,
     /// `[[users]]`: the users that exist at the start, and what they may do.
@@ -48,6 +59,20 @@ pub struct Config {
     pub policies: Vec<Policy>,
     /// `[[operator_policies]]`: the same, to limit what other policies and arguments say.
     pub operator_policies: Vec<Policy>,
+    /// The user that `RABBITMQ_DEFAULT_USER` and its like describe, if they are set.
+    #[serde(skip)]
+    pub(crate) first_user: Option<String>,
+}
+
+/// `[definitions]`: a file of definitions to begin with, as RabbitMQ exports them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section")]
+pub struct Definitions {
+    /// The file; none if it is empty.
+    #[serde(deserialize_with = "value::path")]
+    pub load: Option<PathBuf>,
+    /// Whether a file that has not changed since it was loaded is left alone, so that what was changed at run time stays.
+    pub skip_if_unchanged: bool,
 }
 
 /// `[listeners]`: where clients connect.
@@ -59,10 +84,24 @@ pub struct Listeners {
     pub bind: Vec<IpAddr>,
     /// AMQP 0-9-1.
     pub amqp_port: Port,
-    /// The HTTP API. Accepted and kept, but this version serves none.
+    /// The HTTP API and the web page.
     pub management_port: Port,
-    /// Metrics. Accepted and kept, but this version serves none.
+    /// Metrics.
     pub prometheus_port: Port,
+    /// AMQP 0-9-1 over TLS, if there is a certificate.
+    pub amqp_tls_port: Port,
+    /// The HTTP API and the web page over TLS, likewise.
+    pub management_tls_port: Port,
+    /// Metrics over TLS, likewise.
+    pub prometheus_tls_port: Port,
+    /// Where AMQP is spoken within the machine: a socket's path, at most 100 bytes.
+    #[serde(deserialize_with = "value::path")]
+    pub unix_socket: Option<PathBuf>,
+    /// Who may connect to it: those who may write to a file of that mode.
+    pub unix_socket_mode: FileMode,
+    /// Whether what connects to the AMQP ports is a proxy, which says whom it speaks for: the PROXY protocol, version 1
+    /// or 2.
+    pub proxy_protocol: bool,
 }
 
 /// `[storage]`: where data is kept.
@@ -78,14 +117,21 @@ pub struct Storage {
     pub sync: SyncPolicy,
 }
 
-/// `[log]`: what is logged, and how. The log goes to standard error.
+/// `[log]`: what is logged, where to, and how.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section")]
 pub struct Log {
     /// The least severe level that is logged.
     pub level: Level,
+    /// The same for parts of the broker: `connection`, or a module such as `storage` or `server::tls`.
+    pub levels: BTreeMap<String, Level>,
     /// The form of a line.
     pub format: LogFormat,
+    /// The file that lines are added to; standard error if there is none.
+    #[serde(deserialize_with = "value::path")]
+    pub file: Option<PathBuf>,
+    /// Whether lines are published, too: to the exchange `amq.rabbitmq.log` of the virtual host `/`, by severity.
+    pub exchange: bool,
 }
 
 /// `[compatibility]`: what clients are told they talk to, and which version of RabbitMQ is followed where they differ.
@@ -155,15 +201,25 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listeners: Listeners::default(),
+            tls: Tls::default(),
             storage: Storage::default(),
             log: Log::default(),
             compatibility: Compatibility::default(),
+            interceptors: Interceptors::default(),
             limits: Limits::default(),
+            definitions: Definitions::default(),
             vhosts: vec![Vhost::named("/")],
             users: vec![User::guest(["/"])],
             policies: Vec::new(),
             operator_policies: Vec::new(),
+            first_user: None,
         }
+    }
+}
+
+impl Default for Definitions {
+    fn default() -> Self {
+        Self { load: None, skip_if_unchanged: true }
     }
 }
 
@@ -174,6 +230,12 @@ impl Default for Listeners {
             amqp_port: Port::Number(5672),
             management_port: Port::Number(15672),
             prometheus_port: Port::Number(15692),
+            amqp_tls_port: Port::Number(5671),
+            management_tls_port: Port::Number(15671),
+            prometheus_tls_port: Port::Number(15691),
+            unix_socket: None,
+            unix_socket_mode: FileMode(0o660),
+            proxy_protocol: false,
         }
     }
 }
@@ -186,7 +248,13 @@ impl Default for Storage {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Text }
+        Self {
+            level: Level::Info,
+            levels: BTreeMap::new(),
+            format: LogFormat::Text,
+            file: None,
+            exchange: false,
+        }
     }
 }
 
@@ -243,6 +311,27 @@ impl Config {
     }
 }
 
+/// Where a configuration comes from, so that it can be read again.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The flags.
+    pub flags: Flags,
+    /// The environment.
+    pub environment: Environment,
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+}
+
+impl Source {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.flags, &self.environment, self.file.as_deref())
+    }
+}
+
 /// Why there is no valid configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -283,10 +372,14 @@ mod tests {
     fn the_shipped_file_shows_every_key() {
         let places = [
             ("[listeners]", "[listeners]"),
+            ("[tls]", "[tls]"),
+            ("[tls]\n[[tls.sni]]", "[tls]"),
             ("[storage]", "[storage]"),
             ("[log]", "[log]"),
             ("[compatibility]", "[compatibility]"),
+            ("[interceptors]", "[interceptors]"),
             ("[limits]", "[limits]"),
+            ("[definitions]", "[definitions]"),
             ("[[vhosts]]", "[[vhosts]]"),
             ("[[users]]", "[[users]]"),
             ("[[users]]\n[[users.permissions]]", "[[users]]"),

@@ -145,6 +145,31 @@ impl Permission {
 }
 
 impl Config {
+    /// Whether that is the user that a node without users begins with: guest as it is by default, or the one that
+    /// `RABBITMQ_DEFAULT_USER` and its like describe.
+    pub fn is_first_user(&self, user: &User) -> bool {
+        let guest = User::guest([]);
+        let is_guest = user.name == guest.name && user.password == guest.password;
+        is_guest || self.first_user.as_deref() == Some(&*user.name)
+    }
+
+    /// The same configuration with some of the users only.
+    pub fn with_users(&self, is_wanted: impl Fn(&User) -> bool) -> Self {
+        let users = self.users.iter().filter(|user| is_wanted(user)).cloned().collect();
+        Self { users, ..self.clone() }
+    }
+
+    /// Whether no virtual host is configured but the one that a node without virtual hosts begins with.
+    pub fn has_first_virtual_host_only(&self) -> bool {
+        match &self.vhosts[..] {
+            [only] => {
+                *only == Vhost::named("/")
+                    || (self.first_user.is_some() && *only == Vhost::named(&*only.name))
+            }
+            _ => false,
+        }
+    }
+
     /// The users as the broker knows them. Passwords in clear get a salt and are hashed here.
     pub fn users(&self) -> Users {
         let users = Users::new(rand::random());

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -54,6 +55,10 @@ pub enum SyncPolicy {
     Never,
 }
 
+/// Who may do what with a file, as `chmod` takes it: in the file, octal digits in quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
 /// The severity of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +83,18 @@ pub enum Level {
 pub enum LogFormat {
     /// Lines for people.
     Text,
+    /// JSON objects, one a line.
+    Json,
+}
+
+impl LogFormat {
+    /// The media type of a line.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain",
+            Self::Json => "application/json",
+        }
+    }
 }
 
 /// What a client's own `x-death` header means when its message is dead-lettered.
@@ -187,6 +204,15 @@ impl<'de> Deserialize<'de> for Port {
     }
 }
 
+impl<'de> Deserialize<'de> for FileMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let octal = value.as_str().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()));
+        let mode = octal.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| unexpected(&value, "a file mode such as \"0660\", in quotes"))
+    }
+}
+
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Value::deserialize(deserializer)? {
@@ -236,6 +262,16 @@ impl<'de> Deserialize<'de> for SyncPolicy {
         policy.ok_or_else(|| {
             unexpected(&value, "\"always\", \"never\" or \"interval:<ms>\" with 1 to 60000 milliseconds")
         })
+    }
+}
+
+/// A path, written as `""` when there is none.
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    match value.as_str() {
+        Some("") => Ok(None),
+        Some(path) => Ok(Some(path.into())),
+        None => Err(unexpected(&value, "the path of a file, in quotes")),
     }
 }
 
@@ -302,6 +338,27 @@ mod tests {
         for wrong in ["[]", "'localhost:1'", "7", "['::1', 1]"] {
             assert!(bind(wrong).unwrap_err().contains("is not an IP address"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_file_mode_is_octal() {
+        let mode = |value: &str| {
+            let config = config(&format!("[listeners]\nunix_socket_mode = {value}"))?;
+            Ok::<_, String>(config.listeners.unix_socket_mode)
+        };
+        assert_eq!(mode("'0660'"), Ok(FileMode(0o660)));
+        assert_eq!(mode("'777'"), Ok(FileMode(0o777)));
+        for wrong in ["660", "'0668'", "'1777'", "'+7'", "'rw'", "''"] {
+            assert!(mode(wrong).unwrap_err().contains("is not a file mode"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_empty_path_is_none() {
+        let file = |value: &str| config(&format!("[log]\nfile = {value}")).map(|config| config.log.file);
+        assert_eq!(file("''"), Ok(None));
+        assert_eq!(file("'a/b'"), Ok(Some("a/b".into())));
+        assert!(file("7").unwrap_err().contains("is not the path of a file"));
     }
 
     #[test]

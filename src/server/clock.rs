@@ -9,25 +9,25 @@ const FAR_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Where the broker's time comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     start: Instant,
     start_unix_ms: u64,
 }
 
 impl Clock {
     /// A clock that starts at zero.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { start: Instant::now(), start_unix_ms: unix_ms() }
     }
 
     /// The time.
-    pub(super) fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         let monotonic_ms = millis(self.start.elapsed());
         Now { monotonic_ms, unix_ms: self.start_unix_ms + monotonic_ms }
     }
 
     /// Milliseconds since 1970, on the clock on the wall, which may go back; 0 before 1970.
-    pub(super) fn unix_ms(&self) -> u64 {
+    pub(crate) fn unix_ms(&self) -> u64 {
         unix_ms()
     }
 
@@ -43,7 +43,8 @@ impl Clock {
     }
 }
 
-fn unix_ms() -> u64 {
+/// See [`Clock::unix_ms`].
+pub(super) fn unix_ms() -> u64 {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 

@@ -6,25 +6,23 @@
 use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
-    pin::{Pin, pin},
-    task::{Context, Poll, ready},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
-    io::AsyncReadExt as _,
-    net::TcpStream,
     sync::watch,
     time::{Sleep, sleep_until},
 };
-use tracing::debug;
 
-use super::clock::Clock;
+use super::{clock::Clock, stream::Stream};
 use crate::session::Session;
 
 /// A connection and its socket.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     session: Session,
     clock: Clock,
     /// The session's next deadline. Set late rather than often: it only ever has to be early enough.
@@ -54,7 +52,7 @@ const TURNS_MAX: usize = 8;
 
 impl Connection {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         session: Session,
         clock: Clock,
         stopping: watch::Receiver<bool>,
@@ -65,8 +63,10 @@ impl Connection {
     /// Drives the connection to its end. When the broker stops, the client is told and given time to answer.
     pub(super) async fn run(mut self) {
         let end = poll_fn(|context| self.poll(context)).await;
-        if let End::Failed(error) = &end {
-            debug!("connection failed: {error}");
+        match &end {
+            End::Closed => {}
+            End::Disconnected => self.session.log_loss("the client is gone without connection.close"),
+            End::Failed(error) => self.session.log_loss(&error.to_string()),
         }
         self.session.handle_disconnect(self.clock.now());
         if matches!(end, End::Closed) {
@@ -120,13 +120,16 @@ impl Connection {
         // Looked at first, so that no buffer is made where nothing has come.
         match self.stream.poll_read_ready(context) {
             Poll::Pending => return Ok(self.rest()),
+            // What TLS says where its end was not announced.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(End::Disconnected);
+            }
             Poll::Ready(Err(error)) => return Err(End::Failed(error)),
             Poll::Ready(Ok(())) => {}
         }
         let input = self.session.input();
         input.reserve(self.read_size);
-        // Tokio knows from a read that did not fill the buffer that there is no more, without another call to the system.
-        match pin!(self.stream.read_buf(input)).poll(context) {
+        match self.stream.poll_read(context, input) {
             Poll::Ready(Ok(0)) => Err(End::Disconnected),
             Poll::Ready(Ok(count)) => {
                 self.adapt_read_size(count);
@@ -167,19 +170,16 @@ impl Connection {
                 }
             }
         }
-        Ok(has_written)
+        match self.stream.poll_flush(context) {
+            Poll::Ready(Err(error)) => Err(End::Failed(error)),
+            _ => Ok(has_written),
+        }
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(context))?;
-            let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(1);
-            self.session.output().io_slices(&mut slices);
-            match self.stream.try_write_vectored(&slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(1);
+        self.session.output().io_slices(&mut slices);
+        self.stream.poll_write(context, &slices)
     }
 
     /// Lets the session act on its deadline if that has come, and sees that this task is woken for the next.
@@ -209,22 +209,8 @@ impl Connection {
     /// Says that nothing more comes, and takes what the client still sends for a short while: closing with unread
     /// input would reset the connection, and the client might lose the last frames.
     async fn close_gently(mut self) {
-        use std::time::Duration;
-        use tokio::io::AsyncWriteExt as _;
         const LINGER: Duration = Duration::from_secs(1);
-        let _ = tokio::time::timeout(LINGER, async {
-            self.stream.shutdown().await?;
-            let mut discarded = [0; 1024];
-            loop {
-                self.stream.readable().await?;
-                match self.stream.try_read(&mut discarded) {
-                    Ok(0) => return Ok::<(), io::Error>(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        })
-        .await;
+        // Whoever does not close its end in time, or has failed, is left.
+        let _ = tokio::time::timeout(LINGER, self.stream.close()).await;
     }
 }

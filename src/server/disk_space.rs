@@ -39,7 +39,7 @@ impl DiskSpace {
         limit: DiskFreeLimit,
         segment_bytes: u64,
     ) -> Option<Self> {
-        let limit = limit.in_bytes(total_bytes(directory), segment_bytes);
+        let limit = limit_bytes(limit, directory, segment_bytes);
         (limit > 0).then(|| Self { broker, directory: directory.to_owned(), limit, is_unknown: false })
     }
 
@@ -79,6 +79,11 @@ impl DiskSpace {
         }
         if free / 2 < self.limit { INTERVAL_NEAR } else { INTERVAL }
     }
+}
+
+/// How many octets must be free on the file system of the data directory.
+pub(crate) fn limit_bytes(limit: DiskFreeLimit, directory: &Path, segment_bytes: u64) -> u64 {
+    limit.in_bytes(total_bytes(directory), segment_bytes)
 }
 
 /// Octets of the file system of that path; a great deal where the system does not tell.

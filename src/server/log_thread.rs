@@ -9,7 +9,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use super::{clock::Clock, thread::Thread};
 use crate::{
-    broker::journal::{Batch, Fact, Journal, Lsn, Work},
+    broker::{
+        journal::{Batch, Fact, Journal, Lsn, Work},
+        stats::Stats,
+    },
     config::SyncPolicy,
     storage::{Log, StorageError},
 };
@@ -43,8 +46,14 @@ const IDLE_MS: u64 = 100;
 ///
 /// # Errors
 /// If the system gives no thread.
-pub(super) fn spawn(journal: Arc<Journal>, log: Log, pace: Pace, clock: Clock) -> io::Result<Thread> {
-    let writer = Writer::new(journal, log, pace, clock);
+pub(super) fn spawn(
+    journal: Arc<Journal>,
+    stats: Arc<Stats>,
+    log: Log,
+    pace: Pace,
+    clock: Clock,
+) -> io::Result<Thread> {
+    let writer = Writer::new(journal, stats, log, pace, clock);
     Thread::spawn("log", || writer.run())
 }
 
@@ -87,6 +96,7 @@ impl Write for Log {
 /// What the thread has.
 struct Writer<L> {
     journal: Arc<Journal>,
+    stats: Arc<Stats>,
     log: L,
     pace: Pace,
     clock: Clock,
@@ -100,9 +110,10 @@ struct Writer<L> {
 }
 
 impl<L: Write> Writer<L> {
-    fn new(journal: Arc<Journal>, log: L, pace: Pace, clock: Clock) -> Self {
+    fn new(journal: Arc<Journal>, stats: Arc<Stats>, log: L, pace: Pace, clock: Clock) -> Self {
         Self {
             journal,
+            stats,
             log,
             pace,
             clock,
@@ -147,6 +158,8 @@ impl<L: Write> Writer<L> {
     fn write(&mut self, batch: Batch) -> Result<(), StorageError> {
         self.log.write(&batch.facts, self.clock.unix_ms())?;
         self.written = batch.last;
+        let is_message = |fact: &&Fact| matches!(fact, Fact::Publish { .. });
+        self.stats.disk_writes.add_some(batch.facts.iter().filter(is_message).count() as u64);
         self.note_due_ms = None;
         let mut is_due = self.journal.mark_written(&batch);
         if self.pace.trusts_system {
@@ -278,7 +291,7 @@ mod tests {
             let (syncs, allowed) = sync_channel(100);
             let busy = is_busy.then(|| Arc::clone(&journal));
             let log = FakeLog { calls, syncs: allowed, unsynced: 0, busy };
-            let writer = Writer::new(Arc::clone(&journal), log, pace, Clock::start());
+            let writer = Writer::new(Arc::clone(&journal), Arc::default(), log, pace, Clock::start());
             let thread = Thread::spawn("log", || writer.run()).expect("a thread");
             Self { journal, calls: received, syncs, thread }
         }

@@ -20,13 +20,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_NEAR: Duration = Duration::from_millis(100);
 
 /// The watermark in octets: a fraction is one of the cgroup's limit, or of the machine's memory if that is less.
-pub(super) fn watermark_bytes(watermark: &Watermark) -> u64 {
+pub(crate) fn watermark_bytes(watermark: &Watermark) -> u64 {
     watermark.in_bytes(total_bytes())
 }
 
-/// Compares the memory in use with the watermark for as long as the broker runs.
-pub(super) async fn watch(broker: Arc<Broker>, watermark: u64) {
+/// Compares the memory in use with the broker's watermark for as long as it runs.
+pub(super) async fn watch(broker: Arc<Broker>) {
     loop {
+        let watermark = broker.runtime.memory_watermark_bytes();
         let used = used_bytes();
         let raised = used > watermark;
         if broker.set_alarm(Resource::Memory, raised) {

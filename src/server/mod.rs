@@ -1,15 +1,27 @@
 //! The shell: sockets, tasks, timers, signals and the log thread. Nearly all async code is here.
 
+mod arrival;
+mod certificate;
 mod clock;
+mod configured;
 mod connection;
 mod data_dir;
 mod disk_space;
+mod http;
 mod listener;
+
 mod log_thread;
 mod memory;
+mod ports;
+mod proxy;
 mod reader_thread;
+mod reload;
+mod stream;
+mod systemd;
 mod thread;
 mod timers;
+mod tls;
+mod unix_socket;
 
 use std::{
     io,
@@ -20,14 +32,22 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc::Receiver, watch},
+    task::JoinSet,
 };
 use tracing::{info, warn};
 
-use self::{clock::Clock, data_dir::DataDir, disk_space::DiskSpace, listener::Listener};
+pub(crate) use self::{
+    clock::Clock, disk_space::limit_bytes as disk_limit_bytes, listener::Connections,
+    memory::watermark_bytes, tls::Tls,
+};
+use self::{data_dir::DataDir, disk_space::DiskSpace, ports::Ports};
+pub use self::{reload::Reload, tls::TlsError};
 use crate::{
-    broker::{Broker, ConsumerTimeout, Identity, Now, limit::Limits},
+    broker::{Broker, ConsumerTimeout, Identity, limit::Limits, log_exchange::LogLine},
     config::{self, Config, DeliveryLimitCounts, Storage, XDeath},
+    management::{self, Api},
+    shovel::{self, Shovels},
     storage::{self, StorageError, disk::FileDisk},
 };
 
@@ -35,13 +55,26 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A listener's address is taken, or not this machine's.
-    #[error("cannot listen on {address}: {source}; choose another with --bind or --amqp-port")]
+    #[error("cannot listen on {address}: {source}; choose another with --bind or {flag}")]
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The flag that sets its port.
+        flag: &'static str,
         /// What the system says.
         source: io::Error,
     },
+    /// There can't be a socket at that path.
+    #[error("cannot listen on {}: {source}; choose another with --unix-socket", path.display())]
+    UnixSocket {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A certificate or a key that can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Another process has the data directory.
     #[error("data directory {} is in use by another broker; stop it or choose another with --data-dir", path.display())]
     DataDirLocked {
@@ -79,6 +112,14 @@ pub enum RunError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file of definitions can't be loaded.
+    #[error("cannot load definitions from {}: {reason}", path.display())]
+    Definitions {
+        /// The file.
+        path: PathBuf,
+        /// What the system says, or what can't be imported.
+        reason: String,
+    },
     /// The system refuses something that every process gets.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -89,8 +130,11 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::DataDir { .. } | RunError::Storage(_) | RunError::Panicked { .. } => 74,
-            RunError::Listen { .. } | RunError::DataDirLocked { .. } => 75,
-            RunError::NoDataDir { .. } | RunError::ReadyFile { .. } => 2,
+            RunError::Listen { .. } | RunError::UnixSocket { .. } | RunError::DataDirLocked { .. } => 75,
+            RunError::NoDataDir { .. }
+            | RunError::ReadyFile { .. }
+            | RunError::Tls(_)
+            | RunError::Definitions { .. } => 2,
             RunError::System(_) => 1,
         }
     }
@@ -103,6 +147,8 @@ pub struct Start {
     pub ready_file: Option<PathBuf>,
     /// Whether to go on without what is damaged in the data directory.
     pub salvage: bool,
+    /// What SIGHUP reads again; without it SIGHUP does nothing.
+    pub reload: Option<Reload>,
 }
 
 /// Runs a broker until SIGTERM or SIGINT.
@@ -112,10 +158,19 @@ pub struct Start {
 pub fn run(config: Config, start: Start) -> Result<(), RunError> {
     let data_dir = DataDir::lock(&config.storage.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(&config, &start));
+    let result = runtime.block_on(serve(&Arc::new(config), &start));
     drop(runtime);
     drop(data_dir);
     result
+}
+
+/// Checks what a configuration needs beside itself, and changes nothing: the files of `[tls]`.
+///
+/// # Errors
+/// What is wrong with which file.
+pub fn check(config: &Config) -> Result<(), RunError> {
+    Tls::load(&config.tls)?;
+    Ok(())
 }
 
 /// Checks every record of a data directory that no broker uses, and changes nothing.
@@ -127,19 +182,34 @@ pub fn fsck(data_dir: &Path) -> Result<storage::Report, RunError> {
     Ok(storage::check(Arc::new(FileDisk::new(data_dir)))?)
 }
 
-async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
+async fn serve(config: &Arc<Config>, start: &Start) -> Result<(), RunError> {
+    if let Some(path) = &start.ready_file {
+        // What the last broker has written would say that this one is ready. That there is none is as it should be.
+        let _ = std::fs::remove_file(path);
+    }
     let clock = Clock::start();
+    let tls = Tls::load(&config.tls)?;
     // Nobody can connect before everything is recovered, and a signal ends the process at once: a crash like any other.
     let opened = open_storage(config, start.salvage)?;
     let broker = Arc::new(broker(config));
     let pace = config.storage.sync.into();
-    let mut log = log_thread::spawn(Arc::clone(&broker.journal), opened.log, pace, clock)?;
+    let mut log =
+        log_thread::spawn(Arc::clone(&broker.journal), Arc::clone(&broker.stats), opened.log, pace, clock)?;
     broker.pager.set_resident_bytes_max(config.limits.ready_bytes_in_memory);
-    broker.restore(opened.recovered, clock.now());
-    add_virtual_hosts(config, &broker, clock.now());
+    configured::set_up(config, &broker, opened.recovered, clock.now())?;
+    broker.learn_keys(clock.now(), |load| opened.reader.load(load))?;
     let mut reader = reader_thread::spawn(Arc::clone(&broker), opened.reader, clock)?;
     let (shutdown, stopping) = watch::channel(false);
     let mut signals = Signals::install()?;
+    // Without a listener it would end the process.
+    let hangup = signal(SignalKind::hangup())?;
+    if let Some(lines) = start.reload.as_ref().and_then(|reload| reload.log.take_published()) {
+        broker.declare_log_exchange();
+        tokio::spawn(publish_log(Arc::clone(&broker), lines, clock));
+    }
+    if let Some(reload) = start.reload.clone() {
+        tokio::spawn(reload.watch(hangup, Arc::clone(config), tls.clone()));
+    }
 
     let Storage { data_dir, segment_bytes, .. } = &config.storage;
     let limit = config.limits.disk_free_limit;
@@ -148,21 +218,39 @@ async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
         space.look();
         tokio::spawn(space.watch());
     }
-    let mut listeners = Vec::new();
-    if let Some(port) = config.listeners.amqp_port.number() {
-        for address in &config.listeners.bind {
-            listeners.push(Listener::bind((*address, port).into(), config.limits.tcp_backlog)?);
-        }
-    }
-    let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
-    let connections = listener::Connections::new(Arc::clone(&broker), clock, stopping);
-    for listener in listeners {
+    let Ports { amqp, management, prometheus, unix, addresses } = Ports::bind(config, tls.as_ref())?;
+    let connections = Connections::new(Arc::clone(&broker), clock, stopping.clone());
+    let listening = addresses.listening.clone();
+    let shovels = Arc::new(Shovels::default());
+    let api = Api::new(
+        Arc::clone(&broker),
+        Arc::clone(config),
+        listening,
+        clock,
+        connections.clone(),
+        tls,
+        Arc::clone(&shovels),
+    );
+    let shovelling = shovel::run(shovels, Arc::clone(&broker), connections.clone(), clock, stopping.clone());
+    tokio::spawn(shovelling);
+    let api = Arc::new(api);
+    for listener in amqp {
         tokio::spawn(listener.accept(connections.clone()));
     }
-    let watermark = memory::watermark_bytes(&config.limits.memory_high_watermark);
-    tokio::spawn(memory::watch(Arc::clone(&broker), watermark));
+    let unix = unix.map(|socket| tokio::spawn(socket.accept(connections.clone())));
+    let mut http = JoinSet::new();
+    for listener in management {
+        http.spawn(http::serve(listener, management::router(Arc::clone(&api)), stopping.clone()));
+    }
+    for listener in prometheus {
+        http.spawn(http::serve(listener, management::metrics_router(Arc::clone(&api)), stopping.clone()));
+    }
+    broker.runtime.set_memory_watermark_bytes(watermark_bytes(&config.limits.memory_high_watermark));
+    tokio::spawn(memory::watch(Arc::clone(&broker)));
     tokio::spawn(timers::run(Arc::clone(&broker), clock));
-    announce(&addresses, start.ready_file.as_deref())?;
+    tokio::spawn(management::sample(Arc::clone(&api)));
+    addresses.announce(start.ready_file.as_deref())?;
+    systemd::notify(systemd::READY);
 
     tokio::select! {
         () = signals.wait() => {}
@@ -170,12 +258,21 @@ async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
         () = log.ended() => return log.join(),
         () = reader.ended() => return reader.join(),
     }
+    systemd::notify(systemd::STOPPING);
     info!("stopping: closing {} connections", connections.open());
     // Nobody listens any more if every connection and listener has ended already.
     let _ = shutdown.send(true);
     broker.wake_all();
+    let all_closed = async {
+        while http.join_next().await.is_some() {}
+        if let Some(unix) = unix {
+            // It has nothing to say but that its file is gone.
+            let _ = unix.await.is_ok();
+        }
+        connections.closed().await;
+    };
     tokio::select! {
-        () = connections.closed() => {}
+        () = all_closed => {}
         () = log.ended() => return log.join(),
         () = reader.ended() => return reader.join(),
         () = signals.wait() => {
@@ -190,6 +287,13 @@ async fn serve(config: &Config, start: &Start) -> Result<(), RunError> {
     reader.join()?;
     info!("stopped");
     Ok(())
+}
+
+/// Publishes the lines of the log to the log exchange.
+async fn publish_log(broker: Arc<Broker>, mut lines: Receiver<LogLine>, clock: Clock) {
+    while let Some(line) = lines.recv().await {
+        broker.publish_log(&line, clock.now());
+    }
 }
 
 /// Recovers what the data directory holds.
@@ -222,7 +326,8 @@ fn broker(config: &Config) -> Broker {
         version: config.compatibility.version.clone(),
         cluster_name: config.compatibility.cluster_name.clone(),
     };
-    let mut broker = Broker::new(config.users(), config.permissions(), limits, identity);
+    let (users, permissions) = configured::standing(config);
+    let mut broker = Broker::new(users, permissions, limits, identity);
     let compatibility = &config.compatibility;
     broker.interprets_x_death = compatibility.x_death == XDeath::Continued;
     broker.counts_returns = compatibility.delivery_limit_counts == DeliveryLimitCounts::Returns;
@@ -230,32 +335,8 @@ fn broker(config: &Config) -> Broker {
         default_ms: config.limits.consumer_timeout_ms,
         cancels: compatibility.consumer_timeout == config::ConsumerTimeout::Cancel,
     };
+    broker.interceptors = config.interceptors;
     broker
-}
-
-fn add_virtual_hosts(config: &Config, broker: &Broker, now: Now) {
-    for host in &config.vhosts {
-        broker.add_virtual_host(&host.name, host.connections_max, host.queues_max);
-        broker.set_tracing(&host.name, host.tracing);
-        let policies = config.policies_of(&host.name);
-        broker
-            .configure_policies(&host.name, policies, now)
-            .expect("invariant: the virtual host was just added");
-    }
-}
-
-/// Says that the broker is ready, in the log and in the ready file. The file appears whole or not at all.
-fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), RunError> {
-    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    if let Some(path) = ready_file {
-        let quoted: Vec<String> = list.iter().map(|address| format!("{address:?}")).collect();
-        let text = format!("amqp = [{}]\n", quoted.join(", "));
-        let written = std::fs::write(path.with_extension("new"), text)
-            .and_then(|()| std::fs::rename(path.with_extension("new"), path));
-        written.map_err(|source| RunError::ReadyFile { path: path.to_owned(), source })?;
-    }
-    info!("Server startup complete: AMQP on {}", list.join(", "));
-    Ok(())
 }
 
 /// The signals that stop the broker.

@@ -15,11 +15,13 @@ use super::{
 use crate::{
     amqp::{Content, Properties},
     broker::{
+        Now,
         batch::Settlement,
+        connections::ChannelStatus,
         limit::ChannelPermit,
         message::Message,
         outbox::{ConsumerId, Delivery},
-        queue::{ChannelCredit, ConsumerKey, QueueHandle, QueueId, Return, Slot},
+        queue::{ChannelCredit, ConsumerKey, Got, QueueHandle, QueueId, Return, Slot},
         refusal::Refusal,
     },
 };
@@ -41,8 +43,10 @@ pub(super) struct Channel {
     pub(super) reply_name: Option<Arc<str>>,
     /// When its deliveries are due, if one of them ever had to be acknowledged in time.
     pub(super) timeouts: Option<Box<Timeouts>>,
+    /// The channel as operators see it.
+    pub(super) status: Arc<ChannelStatus>,
     last_tag: u64,
-    _permit: ChannelPermit,
+    _permit: Option<ChannelPermit>,
 }
 
 /// How publishes and settlements of a channel take effect.
@@ -115,7 +119,6 @@ impl Unacked {
     }
 
     /// How many.
-    #[cfg(test)]
     fn len(&self) -> usize {
         self.deliveries.len() - self.gaps
     }
@@ -174,7 +177,9 @@ impl Unacked {
 const GAPS_KEPT: usize = 64;
 
 impl Channel {
-    pub(super) fn new(number: u16, permit: ChannelPermit) -> Self {
+    pub(super) fn new(number: u16, permit: Option<ChannelPermit>, now: Now) -> Self {
+        let status = Arc::<ChannelStatus>::default();
+        status.used(now.unix_ms);
         Self {
             number,
             assembly: ContentAssembly::Idle,
@@ -186,6 +191,7 @@ impl Channel {
             last_queue: None,
             reply_name: None,
             timeouts: None,
+            status,
             last_tag: 0,
             _permit: permit,
         }
@@ -224,6 +230,7 @@ impl Channel {
         shared.out.deliver(self.number, &consumer.tag, tag, redelivered, &content, shared.frame_max);
         let Some(queue) = consumer.queue.as_ref().map(Arc::clone) else { return };
         let (slot, sequence, holder) = (delivery.slot, delivery.sequence, consumer.holder);
+        self.count_delivery(slot != Slot::NONE, redelivered, shared);
         if shared.is_tracing {
             shared.trace_deliver(self.number, &queue, &delivery.message, redelivered);
         }
@@ -233,6 +240,44 @@ impl Channel {
             let body_bytes = u32::try_from(delivery.message.body().len()).unwrap_or(u32::MAX);
             shared.effects.settled(queue.id, sequence, body_bytes);
         }
+    }
+
+    /// Counts a delivery to a consumer.
+    fn count_delivery(&self, ack_required: bool, redelivered: bool, shared: &mut Shared) {
+        let (counters, tally) = (&self.status.messages, &mut shared.tally.messages);
+        if ack_required {
+            counters.deliver.add_alone(1);
+            tally.deliver += 1;
+        } else {
+            counters.deliver_no_ack.add_alone(1);
+            tally.deliver_no_ack += 1;
+        }
+        if redelivered {
+            counters.redeliver.add_alone(1);
+            tally.redeliver += 1;
+        }
+        self.status.used(shared.now.unix_ms);
+    }
+
+    /// Counts a message that was got, or was not there.
+    pub(super) fn count_get(&self, got: Option<&Got>, shared: &mut Shared) {
+        let (counters, tally) = (&self.status.messages, &mut shared.tally.messages);
+        let (counter, count) = match got {
+            None => (&counters.get_empty, &mut tally.get_empty),
+            Some(got) if got.slot == Slot::NONE => (&counters.get_no_ack, &mut tally.get_no_ack),
+            Some(_) => (&counters.get, &mut tally.get),
+        };
+        counter.add_alone(1);
+        *count += 1;
+        if got.is_some_and(|got| got.entry.redelivered) {
+            counters.redeliver.add_alone(1);
+            tally.redeliver += 1;
+        }
+    }
+
+    /// Lets operators see how many deliveries are not acknowledged.
+    pub(super) fn show_unacked(&self) {
+        self.status.unacked.set(self.unacked.len() as u64);
     }
 
     /// Counts in a delivery of basic.get and returns its tag.
@@ -258,6 +303,7 @@ impl Channel {
     fn track(&mut self, delivery: UnackedDelivery, shared: &mut Shared) {
         let (tag, holder) = (delivery.tag, delivery.holder);
         self.unacked.push(delivery);
+        self.show_unacked();
         if let Some(timeouts) = self.timeouts.as_mut().filter(|_| holder.is_timed()) {
             let first_tag = self.unacked.first_tag().unwrap_or(tag);
             let due_ms = timeouts.delivered(holder, tag, first_tag, shared.now.monotonic_ms);
@@ -282,6 +328,7 @@ impl Channel {
     /// Puts deliveries back that were settled in a transaction which is rolled back.
     pub(super) fn restore_unacked(&mut self, deliveries: Vec<UnackedDelivery>, shared: &mut Shared) {
         self.unacked.restore(deliveries);
+        self.show_unacked();
         if let Some(timeouts) = &mut self.timeouts {
             shared.due_ms = shared.due_ms.min(timeouts.restored());
         }
@@ -294,20 +341,25 @@ impl Channel {
         is_rejected: bool,
         shared: &mut Shared,
     ) {
-        let mut count = 0;
+        let (mut count, mut acked) = (0, 0);
         let deliveries = deliveries.into_iter().filter(UnackedDelivery::is_held);
         for UnackedDelivery { queue, slot, sequence, holder, .. } in deliveries {
             count += u32::from(holder.is_consumer());
+            acked += u64::from(!is_rejected);
             if shared.settlements.push(&queue, Settlement { slot, sequence, is_rejected }) {
                 shared.apply();
             }
         }
         self.give_back_credit(count, shared);
+        self.status.messages.ack.add_alone(acked);
+        shared.tally.messages.ack += acked;
+        self.show_unacked();
     }
 
     /// Puts deliveries back into their queues.
     pub(super) fn requeue(&self, deliveries: Vec<UnackedDelivery>, how: Return, shared: &mut Shared) {
         shared.apply();
+        self.show_unacked();
         self.give_back_credit(
             deliveries.iter().map(|delivery| u32::from(delivery.holder.is_consumer())).sum(),
             shared,
@@ -368,6 +420,7 @@ impl Channel {
         shared.tell_deleted(id);
         let consumer = shared.consumers.remove(id)?;
         self.consumers.remove(&consumer.tag);
+        self.status.consumers.set(self.consumers.len() as u64);
         Some(consumer)
     }
 

@@ -14,6 +14,7 @@ pub(super) struct Confirms {
     rejected: BTreeSet<u64>,
     last_noted: u64,
     last_confirmed: u64,
+    nacked: u64,
 }
 
 impl Confirms {
@@ -36,6 +37,16 @@ impl Confirms {
         }
     }
 
+    /// How many were acked so far.
+    pub(super) fn acked(&self) -> u64 {
+        self.last_confirmed - self.nacked
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.last_published - self.last_confirmed
+    }
+
     /// Sends the confirms that are due, as one; returns the fact that the next one waits for.
     pub(super) fn confirm(&mut self, channel: u16, durable: Lsn, out: &mut Encoder) -> Option<Lsn> {
         let mut due = None;
@@ -48,6 +59,7 @@ impl Confirms {
                 self.rejected.remove(&rejected);
                 self.ack(channel, rejected - 1, out);
                 out.nack(channel, rejected, false);
+                self.nacked += 1;
                 self.last_confirmed = rejected;
             }
             self.ack(channel, last, out);

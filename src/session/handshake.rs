@@ -3,9 +3,9 @@
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Buf, BytesMut};
-use tracing::info;
+use tracing::{debug, info, warn};
 
-use super::Peer;
+use super::{Login, Peer};
 use crate::{
     amqp::{
         ClientMethod, Encoder, FrameKind, ReplyCode, ServerMethod, Table, Value,
@@ -13,9 +13,11 @@ use crate::{
         sasl::{self, Credentials},
     },
     broker::{
-        Broker, Identity,
+        Broker, Identity, Now,
+        connections::TlsStatus,
         event::{Ends, Event},
         limit::ConnectionPermit,
+        login::LoginRefused,
         refusal::Refusal,
         user::User,
         vhost::VirtualHost,
@@ -29,6 +31,8 @@ pub(super) struct Handshake {
     pub(super) out: Encoder,
     /// When the client must be through.
     pub(super) deadline_ms: u64,
+    /// How a login that was refused ends, once the deadline has come.
+    pub(super) refused: Option<Result<Step, Refusal>>,
     state: State,
 }
 
@@ -47,7 +51,7 @@ struct Client {
     user: Arc<User>,
     capabilities: Capabilities,
     name: Option<String>,
-    /// What the client says of itself, if events are to tell of it.
+    /// What the client says of itself.
     properties: Table,
     mechanism: &'static str,
 }
@@ -79,8 +83,11 @@ pub(super) struct Opened {
     pub(super) channel_max: u16,
     pub(super) frame_max: u32,
     pub(super) heartbeat_secs: u16,
-    pub(super) permit: ConnectionPermit,
+    /// None for the broker's own.
+    pub(super) permit: Option<ConnectionPermit>,
     pub(super) ends: Ends,
+    pub(super) is_internal: bool,
+    pub(super) tls: Option<Arc<TlsStatus>>,
     pub(super) client_properties: Table,
     pub(super) mechanism: &'static str,
 }
@@ -109,12 +116,17 @@ const HEADER_0_8: &[u8; HEADER_LEN] = b"AMQP\x01\x01\x08\x00";
 
 impl Handshake {
     pub(super) fn new(deadline_ms: u64) -> Self {
-        Self { out: Encoder::new(), deadline_ms, state: State::Header }
+        Self { out: Encoder::new(), deadline_ms, refused: None, state: State::Header }
     }
 
     /// Takes the protocol header off the input: `Some(true)` once it is through, `Some(false)` if it is another
     /// protocol's, `None` if more is needed.
-    pub(super) fn handle_header(&mut self, input: &mut BytesMut, identity: &Identity) -> Option<bool> {
+    pub(super) fn handle_header(
+        &mut self,
+        input: &mut BytesMut,
+        identity: &Identity,
+        peer: &Peer,
+    ) -> Option<bool> {
         if !matches!(self.state, State::Header) {
             return Some(true);
         }
@@ -136,12 +148,17 @@ impl Handshake {
             &ServerMethod::ConnectionStart {
                 version,
                 server_properties: server_properties(identity),
-                mechanisms: "AMQPLAIN PLAIN".to_owned(),
+                mechanisms: mechanisms(peer).to_owned(),
                 locales: "en_US".to_owned(),
             },
         );
         self.state = State::StartOk;
         Some(true)
+    }
+
+    /// Whether the client has sent its protocol header.
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(self.state, State::Header)
     }
 
     /// Handles a frame on its way to `connection.open`.
@@ -150,7 +167,11 @@ impl Handshake {
         frame: &Frame<'_>,
         broker: &Broker,
         peer: &Peer,
+        now: Now,
     ) -> Result<Step, RefusedMethod> {
+        if self.refused.is_some() {
+            return Ok(Step::Stay);
+        }
         match FrameKind::from_octet(frame.kind) {
             Some(FrameKind::Heartbeat) if frame.channel == 0 => return Ok(Step::Stay),
             Some(FrameKind::Method) if frame.channel == 0 => {}
@@ -158,7 +179,7 @@ impl Handshake {
         }
         let method = ClientMethod::decode(frame.payload).map_err(|error| (error.into(), (0, 0)))?;
         let ids = method.ids();
-        self.handle_method(method, broker, peer).map_err(|refusal| (refusal, ids))
+        self.handle_method(method, broker, peer, now).map_err(|refusal| (refusal, ids))
     }
 
     fn handle_method(
@@ -166,12 +187,13 @@ impl Handshake {
         method: ClientMethod<'_>,
         broker: &Broker,
         peer: &Peer,
+        now: Now,
     ) -> Result<Step, Refusal> {
         match (std::mem::replace(&mut self.state, State::StartOk), method) {
             (
                 State::StartOk,
                 ClientMethod::ConnectionStartOk { client_properties, mechanism, response, .. },
-            ) => self.start_ok(&client_properties, &mechanism, &response, broker, peer),
+            ) => self.start_ok(&client_properties, &mechanism, &response, (broker, peer, now)),
             (State::TuneOk(client), ClientMethod::ConnectionTuneOk { channel_max, frame_max, heartbeat }) => {
                 let channel_max =
                     negotiated("channel_max", channel_max.into(), broker.limits.channel_max.into(), 1)?;
@@ -199,26 +221,64 @@ impl Handshake {
         client_properties: &Table,
         mechanism: &str,
         response: &[u8],
-        broker: &Broker,
-        peer: &Peer,
+        (broker, peer, now): (&Broker, &Peer, Now),
     ) -> Result<Step, Refusal> {
         let capabilities = capabilities(client_properties);
-        let (mechanism, credentials) = match mechanism {
-            "PLAIN" => ("PLAIN", sasl::plain(response)?),
-            "AMQPLAIN" => ("AMQPLAIN", sasl::amqplain(response)?),
+        if let Login::Internal(user) = &peer.login {
+            self.log_in(Arc::clone(user), capabilities, client_properties, "INTERNAL", broker);
+            return Ok(Step::Stay);
+        }
+        let by_password = |Credentials { user, password }: Credentials| {
+            let authenticated = broker.log_in(&user, &password, peer.address.ip(), now);
+            (user, authenticated)
+        };
+        let certified = peer.tls.as_ref().and_then(|tls| tls.peer_login.as_deref());
+        let (mechanism, (user, authenticated)) = match (mechanism, certified) {
+            ("PLAIN", _) => ("PLAIN", by_password(sasl::plain(response)?)),
+            ("AMQPLAIN", _) => ("AMQPLAIN", by_password(sasl::amqplain(response)?)),
+            // Whom the response names does not matter, as in RabbitMQ: it is whom the certificate stands for.
+            ("EXTERNAL", Some(name)) => {
+                let admitted = broker.users.admit(name, peer.is_loopback());
+                let stats = &broker.stats;
+                if admitted.is_ok() { &stats.logins_succeeded } else { &stats.logins_failed }.add(1);
+                let admitted = admitted.map_err(|failure| LoginRefused { failure, wait_ms: 0 });
+                ("EXTERNAL", (name.to_owned(), admitted))
+            }
             _ => {
                 let text = format!("unknown authentication mechanism '{mechanism}'");
                 return Err(Refusal::new(ReplyCode::CommandInvalid, text));
             }
         };
-        let Credentials { user, password } = credentials;
-        let authenticated = broker.users.authenticate(&user, &password, peer.is_loopback());
-        let failure = authenticated.as_ref().err().map(ToString::to_string);
-        broker.tell(|_| Event::authentication(&user, mechanism, peer.ends(), failure.as_deref()));
+        let failure = authenticated.as_ref().err().map(|refused| refused.failure.to_string());
+        let is_over_tls = peer.tls.is_some();
+        broker
+            .tell(|_| Event::authentication(&user, mechanism, peer.ends(), is_over_tls, failure.as_deref()));
         let user = match authenticated {
             Ok(user) => user,
-            Err(failure) => return self.refuse_login(&failure.to_string(), mechanism, capabilities, peer),
+            Err(LoginRefused { failure, wait_ms }) => {
+                let refused = self.refuse_login(&failure.to_string(), mechanism, capabilities, peer);
+                if wait_ms == 0 {
+                    return refused;
+                }
+                // Who guesses has to wait for the answer, at most until the handshake has taken too long anyway.
+                self.deadline_ms = self.deadline_ms.min(now.monotonic_ms + wait_ms);
+                self.refused = Some(refused);
+                return Ok(Step::Stay);
+            }
         };
+        self.log_in(user, capabilities, client_properties, mechanism, broker);
+        Ok(Step::Stay)
+    }
+
+    /// Goes on with a user who has logged in.
+    fn log_in(
+        &mut self,
+        user: Arc<User>,
+        capabilities: Capabilities,
+        client_properties: &Table,
+        mechanism: &'static str,
+        broker: &Broker,
+    ) {
         let limits = &broker.limits;
         self.out.method(
             0,
@@ -229,10 +289,8 @@ impl Handshake {
             },
         );
         let name = client_properties.get("connection_name").and_then(Value::as_str).map(str::to_owned);
-        let properties =
-            if broker.events.is_watched() { client_properties.clone() } else { Table::default() };
+        let properties = client_properties.clone();
         self.state = State::TuneOk(Client { user, capabilities, name, properties, mechanism });
-        Ok(Step::Stay)
     }
 
     /// A client that says it understands gets the reason, another the end of the stream; the log gets the cause.
@@ -243,7 +301,7 @@ impl Handshake {
         capabilities: Capabilities,
         peer: &Peer,
     ) -> Result<Step, Refusal> {
-        info!(peer = %peer.address, mechanism, "login refused: {cause}");
+        warn!(peer = %peer.address, mechanism, "login refused: {cause}");
         if !capabilities.authentication_failure_close {
             return Ok(Step::Close);
         }
@@ -262,7 +320,9 @@ impl Handshake {
         peer: &Peer,
     ) -> Result<Step, Refusal> {
         let Client { user, capabilities, name, properties, mechanism } = client;
-        let permit = broker.counts.open_connection(&user, virtual_host)?;
+        let is_internal = matches!(peer.login, Login::Internal(_));
+        let permit =
+            (!is_internal).then(|| broker.counts.open_connection(&user, virtual_host)).transpose()?;
         let host = broker
             .virtual_host(virtual_host)
             .ok_or_else(|| Refusal::not_allowed(format!("vhost {virtual_host} not found")))?;
@@ -271,7 +331,12 @@ impl Handshake {
             return Err(Refusal::not_allowed(text));
         }
         self.out.method(0, &ServerMethod::ConnectionOpenOk);
-        info!(peer = %peer.address, user = %user.name, virtual_host, name = name.as_deref(), "connection open");
+        let (user_name, name) = (&*user.name, name.as_deref());
+        if is_internal {
+            debug!(user = user_name, virtual_host, "internal connection open");
+        } else {
+            info!(peer = %peer.address, user = user_name, virtual_host, name, "connection open");
+        }
         Ok(Step::Open(Opened {
             user,
             virtual_host: host,
@@ -281,6 +346,8 @@ impl Handshake {
             heartbeat_secs: tuned.heartbeat_secs,
             permit,
             ends: peer.ends(),
+            is_internal,
+            tls: peer.tls.clone(),
             client_properties: properties,
             mechanism,
         }))
@@ -296,6 +363,36 @@ impl State {
             State::TuneOk(_) => "tuning",
             State::Open(..) => "opening",
         }
+    }
+}
+
+/// The ways to log in.
+fn mechanisms(peer: &Peer) -> &'static str {
+    match &peer.tls {
+        Some(tls) if tls.peer_login.is_some() => "AMQPLAIN PLAIN EXTERNAL",
+        _ => "AMQPLAIN PLAIN",
+    }
+}
+
+/// What a client speaks that does not speak AMQP 0-9-1, and what may help it.
+pub(super) fn foreign_protocol(input: &[u8]) -> &'static str {
+    const PROXY_2: &[u8] = b"\r\n\r\n\x00\r\nQUIT\n";
+    const HTTP: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PRI "];
+    match input {
+        [0x16, 0x03, ..] => "TLS, which has a port of its own (listeners.amqp_tls_port)",
+        _ if HTTP.iter().any(|method| input.starts_with(method)) => {
+            "HTTP, which has a port of its own (listeners.management_port)"
+        }
+        _ if input.starts_with(b"PROXY ") || input.starts_with(PROXY_2) => {
+            "the PROXY protocol, which listeners.proxy_protocol turns on"
+        }
+        [b'A', b'M', b'Q', b'P', 0 | 3, 1, 0, 0, ..] => "AMQP 1.0, which is not supported",
+        [b'A', b'M', b'Q', b'P', ..] => "another version of AMQP",
+        [0x10, ..] => "what may be MQTT, which is not supported",
+        _ if input.starts_with(b"CONNECT") || input.starts_with(b"STOMP") => {
+            "what may be STOMP, which is not supported"
+        }
+        _ => "something else",
     }
 }
 

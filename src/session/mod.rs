@@ -8,11 +8,13 @@ mod channel;
 mod confirm;
 mod handshake;
 mod heartbeat;
+mod interceptors;
 mod methods;
 mod publish;
 mod routes;
 mod running;
 mod shared;
+mod tally;
 mod timeout;
 mod trace;
 mod transaction;
@@ -39,7 +41,9 @@ use crate::{
         Encoder, ReplyCode, ServerMethod,
         frame::{self, Frame, Frames},
     },
-    broker::{Broker, NEVER, Now, event::Ends, outbox::Outbox, refusal::Refusal},
+    broker::{
+        Broker, NEVER, Now, connections::TlsStatus, event::Ends, outbox::Outbox, refusal::Refusal, user::User,
+    },
 };
 
 /// Who is at the other end.
@@ -49,9 +53,27 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The broker's end of it.
     pub local: SocketAddr,
+    /// How it is known who that is.
+    pub login: Login,
+    /// What TLS has agreed on, if it is used.
+    pub tls: Option<Arc<TlsStatus>>,
+}
+
+/// How it is known who is at the other end.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// The client has to say who it is, and prove it.
+    Asked,
+    /// It is the broker itself, which acts as that user.
+    Internal(Arc<User>),
 }
 
 impl Peer {
+    /// A client that has connected from `address` to `local` and has to log in.
+    pub fn new(address: SocketAddr, local: SocketAddr) -> Self {
+        Self { address, local, login: Login::Asked, tls: None }
+    }
+
     /// Both ends of the connection.
     fn ends(&self) -> Ends {
         Ends { peer: self.address, local: self.local }
@@ -72,8 +94,20 @@ pub struct Session {
     input: BytesMut,
     /// Whole frames that were read and could not be handled yet.
     unhandled: Bytes,
+    /// Octets at the end of `input` that were there when it was looked at last.
+    input_known: usize,
+    traffic: Traffic,
     phase: Phase,
     heartbeat: Heartbeat,
+}
+
+/// What has gone over the connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    received_bytes: u64,
+    received_packets: u64,
+    sent_bytes: u64,
+    sent_packets: u64,
 }
 
 #[derive(Debug)]
@@ -106,6 +140,8 @@ impl Session {
             outbox,
             input: BytesMut::new(),
             unhandled: Bytes::new(),
+            input_known: 0,
+            traffic: Traffic::default(),
             phase: Phase::Handshake(Box::new(Handshake::new(deadline_ms))),
             heartbeat: Heartbeat::off(),
         }
@@ -126,6 +162,9 @@ impl Session {
     pub fn handle_written(&mut self, count: usize, now: Now) {
         let was_full = self.output().len() > OUTPUT_BYTES_MAX;
         self.output().advance(count);
+        self.traffic.sent_bytes += count as u64;
+        self.traffic.sent_packets += 1;
+        self.show_traffic();
         if was_full {
             self.heartbeat.received(now);
         }
@@ -171,12 +210,32 @@ impl Session {
     /// Octets have arrived.
     pub fn handle_input(&mut self, now: Now) {
         self.heartbeat.received(now);
+        self.traffic.received_bytes += self.input.len().saturating_sub(self.input_known) as u64;
+        self.traffic.received_packets += 1;
         while self.handle_some_input(now) {}
         self.finish_batch(now);
+        self.show_traffic();
+    }
+
+    /// Lets operators see what has gone over the connection.
+    fn show_traffic(&mut self) {
+        if let Phase::Running(running) = &mut self.phase {
+            let Traffic { received_bytes, received_packets, sent_bytes, sent_packets } = self.traffic;
+            let unsent_bytes = running.output().len() as u64;
+            let status = running.status();
+            status.received_bytes.set(received_bytes);
+            status.received_packets.set(received_packets);
+            status.sent_bytes.set(sent_bytes);
+            status.sent_packets.set(sent_packets);
+            status.unsent_bytes.set(unsent_bytes);
+        }
     }
 
     /// Something may be in the outbox, facts may have become durable, or alarms may have changed.
     pub fn handle_wake(&mut self, now: Now) {
+        if self.outbox.is_asked_to_close() {
+            self.close_as_asked(now);
+        }
         if let Phase::Running(running) = &mut self.phase {
             running.handle_wake(now);
         }
@@ -190,6 +249,11 @@ impl Session {
         self.set_now(now);
         match &mut self.phase {
             Phase::Handshake(handshake) if now.monotonic_ms >= handshake.deadline_ms => {
+                match handshake.refused.take() {
+                    None => {}
+                    Some(Err(refusal)) => return self.refuse(&refusal, (0, 0), now),
+                    Some(Ok(_)) => return self.abandon(now),
+                }
                 info!(peer = %self.peer.address, "closed: no connection.open within the handshake timeout");
                 self.cut_off();
             }
@@ -200,7 +264,7 @@ impl Session {
             }
             Phase::Running(running) => {
                 if self.heartbeat.is_peer_dead(now, running.wants_input()) {
-                    info!(peer = %self.peer.address, "closed: missed heartbeats from client");
+                    self.log_end("connection closed: missed heartbeats from client");
                     self.cut_off();
                     return;
                 }
@@ -215,6 +279,37 @@ impl Session {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Says in the log why the transport is gone, unless the session had come to its end anyway.
+    pub fn log_loss(&self, cause: &str) {
+        let peer = &self.peer.address;
+        match &self.phase {
+            Phase::Running(_) => self.log_end(&format!("connection closed: {cause}")),
+            Phase::Handshake(handshake) if handshake.has_begun() => {
+                info!(%peer, "closed before connection.open: {cause}");
+            }
+            // Whoever only looks whether the port is open does so often.
+            Phase::Handshake(_) => debug!(%peer, "closed before its protocol header: {cause}"),
+            Phase::Closing { .. } | Phase::Closed { .. } => {}
+        }
+    }
+
+    /// Says in the log why the connection ends. Those that the broker has with itself are of no interest.
+    fn log_end(&self, text: &str) {
+        let peer = &self.peer.address;
+        match &self.peer.login {
+            Login::Asked => info!(%peer, user = self.user(), "{text}"),
+            Login::Internal(_) => debug!(user = self.user(), "internal {text}"),
+        }
+    }
+
+    /// Who has logged in, if the connection is open.
+    fn user(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Running(running) => Some(running.user()),
+            _ => None,
         }
     }
 
@@ -236,6 +331,15 @@ impl Session {
         }
     }
 
+    /// An operator wants the connection to end.
+    fn close_as_asked(&mut self, now: Now) {
+        let Phase::Running(running) = &mut self.phase else { return };
+        running.set_now(now);
+        if let Some(reason) = running.take_close_reason() {
+            self.refuse(&Refusal::new(ReplyCode::ConnectionForced, reason), (0, 0), now);
+        }
+    }
+
     /// Closes the connection from the broker's side, as RabbitMQ does when it stops or an operator asks.
     pub fn close_forced(&mut self, reason: &str, now: Now) {
         self.set_now(now);
@@ -252,10 +356,11 @@ impl Session {
     /// Handles what is complete; false when there is nothing more to do now.
     fn handle_some_input(&mut self, now: Now) -> bool {
         if let Phase::Handshake(handshake) = &mut self.phase {
-            match handshake.handle_header(&mut self.input, &self.broker.identity) {
+            match handshake.handle_header(&mut self.input, &self.broker.identity, &self.peer) {
                 Some(true) => {}
                 Some(false) => {
-                    debug!(peer = %self.peer.address, "closed: not an AMQP 0-9-1 protocol header");
+                    let found = handshake::foreign_protocol(&self.input);
+                    info!(peer = %self.peer.address, "closed: no AMQP 0-9-1 protocol header, but {found}");
                     self.abandon(now);
                     return false;
                 }
@@ -335,17 +440,19 @@ impl Session {
         }
         let Some(frame) = frames.next() else { return false };
         match &mut self.phase {
-            Phase::Handshake(handshake) => match handshake.handle_frame(&frame, &self.broker, &self.peer) {
-                Ok(Step::Stay) => {}
-                Ok(Step::Open(opened)) => {
-                    let out = std::mem::take(&mut handshake.out);
-                    self.heartbeat = Heartbeat::new(opened.heartbeat_secs, now);
-                    let (broker, outbox) = (Arc::clone(&self.broker), Arc::clone(&self.outbox));
-                    self.phase = Phase::Running(Box::new(Running::new(opened, broker, outbox, out, now)));
+            Phase::Handshake(handshake) => {
+                match handshake.handle_frame(&frame, &self.broker, &self.peer, now) {
+                    Ok(Step::Stay) => {}
+                    Ok(Step::Open(opened)) => {
+                        let out = std::mem::take(&mut handshake.out);
+                        self.heartbeat = Heartbeat::new(opened.heartbeat_secs, now);
+                        let (broker, outbox) = (Arc::clone(&self.broker), Arc::clone(&self.outbox));
+                        self.phase = Phase::Running(Box::new(Running::new(opened, broker, outbox, out, now)));
+                    }
+                    Ok(Step::Close) => self.abandon(now),
+                    Err((refusal, method)) => self.refuse(&refusal, method, now),
                 }
-                Ok(Step::Close) => self.abandon(now),
-                Err((refusal, method)) => self.refuse(&refusal, method, now),
-            },
+            }
             Phase::Closing { .. } => self.handle_frame_closing(&frame, now),
             Phase::Running(_) | Phase::Closed { .. } => return false,
         }
@@ -371,7 +478,7 @@ impl Session {
         let (class_id, method_id) = refusal.method.unwrap_or(method);
         let frame_max = self.frame_max();
         let mut out = self.end_running();
-        info!(peer = %self.peer.address, "connection closed: {}", refusal.reply_text());
+        self.log_end(&format!("connection closed: {}", refusal.reply_text()));
         out.method(
             0,
             &ServerMethod::ConnectionClose {
@@ -386,6 +493,7 @@ impl Session {
     }
 
     fn close_by_client(&mut self, now: Now) {
+        self.log_end("connection closed by the client");
         self.abandon(now);
         self.output().method(0, &ServerMethod::ConnectionCloseOk);
     }
@@ -415,6 +523,7 @@ impl Session {
         if let Phase::Running(running) = &mut self.phase {
             running.finish_batch();
         }
+        self.input_known = self.input.len();
         if !self.output().is_empty() {
             self.heartbeat.sent(now);
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     channel::{Channel, Mode, content, without_bcc},
+    interceptors,
     routes::CachedRoute,
     shared::Shared,
 };
@@ -14,6 +15,7 @@ use crate::{
     broker::{
         NEVER,
         batch::Origin,
+        connections::ChannelStatus,
         dead_letter::ttl_ms,
         dedup::Claim,
         exchange::{Exchange, Routing},
@@ -127,6 +129,7 @@ impl Channel {
             return false;
         }
         self.assembly = ContentAssembly::AwaitHeader(pending);
+        self.status.used(shared.now.unix_ms);
         true
     }
 
@@ -241,9 +244,17 @@ impl Channel {
         }
         check_user_id(&properties, shared)?;
         check_expiration(&properties)?;
+        shared.tally.sizes.record(body.as_slice().len() as u64);
         let ttl_ms = ttl_ms(&properties);
         let copies = copies(&properties)?;
         let persistent = is_persistent(&properties)?;
+        let intercepted;
+        if shared.broker.interceptors.are_on()
+            && let Some(raw) = interceptors::intercepted(&properties, &shared.broker, shared.now)
+        {
+            intercepted = raw;
+            properties = Properties::parse(&intercepted)?;
+        }
         let (raw, priority) = (properties.raw, properties.priority);
         let names = (publish.exchange.as_str(), publish.routing_key.as_str());
         let mut message =
@@ -261,15 +272,19 @@ impl Channel {
             number: None,
         };
         match &mut self.mode {
-            Mode::Transaction(transaction) => transaction.publish(publication)?,
+            Mode::Transaction(transaction) => {
+                transaction.publish(publication)?;
+                self.status.uncommitted.add_alone(1);
+            }
             Mode::Confirm(confirms) => {
                 publication.number = Some(confirms.publish());
                 shared.confirming.insert(self.number);
-                let route = publication.send(self.number, shared);
+                shared.tally.confirm += 1;
+                let route = publication.send(self.number, &self.status, shared);
                 publish.route = shared.routes.give_back(route);
             }
             Mode::Plain => {
-                let route = publication.send(self.number, shared);
+                let route = publication.send(self.number, &self.status, shared);
                 publish.route = shared.routes.give_back(route);
             }
         }
@@ -305,14 +320,19 @@ impl Publication {
     /// Puts the message into the batch for its queues, or returns it if it is mandatory and there are none. Gives back
     /// the route.
     #[inline]
-    pub(super) fn send(self, channel: u16, shared: &mut Shared) -> Arc<CachedRoute> {
+    pub(super) fn send(self, channel: u16, status: &ChannelStatus, shared: &mut Shared) -> Arc<CachedRoute> {
+        if status.messages.publish.get() == 0 {
+            shared.broker.stats.publishers.add(1);
+        }
+        status.messages.publish.add_alone(1);
         let has_queues = self.route.queues.as_ref().is_some_and(|queues| !queues.is_empty());
         if !has_queues || !self.copies.is_empty() || shared.is_tracing {
-            return self.find_and_send(channel, shared);
+            return self.find_and_send(channel, status, shared);
         }
         let Self { message, ttl_ms, route, number, .. } = self;
         let origin = number.map(|number| Origin { channel, number });
         let queues = route.queues.as_deref().unwrap_or_default();
+        shared.tally.publish(&route.exchange, queues.len(), &shared.broker.stats);
         if shared.publishes.push(message, ttl_ms, origin, queues, route.any_durable, None) {
             shared.apply();
         }
@@ -321,15 +341,13 @@ impl Publication {
 
     /// The same where the route by itself does not say everything.
     #[inline(never)]
-    fn find_and_send(self, channel: u16, shared: &mut Shared) -> Arc<CachedRoute> {
+    fn find_and_send(self, channel: u16, status: &ChannelStatus, shared: &mut Shared) -> Arc<CachedRoute> {
         let is_known = self.route.queues.is_some() && self.copies.is_empty();
         let mut found = if is_known { Route::default() } else { self.find(shared) };
         shared.effects.has_duplicates |= found.is_duplicate;
         let has_queue =
             !found.queues.is_empty() || self.route.queues.as_ref().is_some_and(|queues| !queues.is_empty());
-        if !has_queue && self.route.exchange.is_default() {
-            self.send_reply(shared);
-        }
+        let is_reply = !has_queue && self.route.exchange.is_default() && self.send_reply(shared);
         let Self { message, ttl_ms, route, mandatory, number, .. } = self;
         let (queues, any_durable) = match &route.queues {
             Some(queues) if is_known => (&queues[..], route.any_durable),
@@ -341,6 +359,9 @@ impl Publication {
             let routed = (!route.exchange.is_default()).then(|| queues.iter().map(named).collect());
             shared.trace_publish(channel, &message, routed);
         }
+        let count = queues.len() + found.delayed.len();
+        shared.tally.publish(&route.exchange, count, &shared.broker.stats);
+        shared.tally.unrouted += u64::from(count == 0);
         // What no queue gets may come again: its keys are given back.
         let claims = std::mem::take(&mut found.claims);
         let claims = if found.is_empty() { None } else { shared.publishes.claim(claims) };
@@ -359,6 +380,11 @@ impl Publication {
             let mut content = content(&message);
             content.properties = without_bcc.as_deref().unwrap_or(content.properties);
             shared.out.return_(channel, ReplyCode::NoRoute, "NO_ROUTE", &content, frame_max);
+            status.messages.return_unroutable.add_alone(1);
+            shared.tally.messages.return_unroutable += 1;
+        } else if found.delayed.is_empty() && !found.is_duplicate && !is_reply {
+            status.messages.drop_unroutable.add_alone(1);
+            shared.tally.messages.drop_unroutable += 1;
         }
         if is_full {
             shared.apply();
@@ -367,12 +393,12 @@ impl Publication {
     }
 
     /// The same, when what was found at the publish may be out of date: at `tx.commit`.
-    pub(super) fn send_again(mut self, channel: u16, shared: &mut Shared) {
+    pub(super) fn send_again(mut self, channel: u16, status: &ChannelStatus, shared: &mut Shared) {
         self.number = Some(0);
         let CachedRoute { exchange, .. } = &*self.route;
         self.route =
             Arc::new(CachedRoute { exchange: Arc::clone(exchange), queues: None, any_durable: false });
-        self.send(channel, shared);
+        self.send(channel, status, shared);
     }
 
     fn find(&self, shared: &Shared) -> Route {
@@ -385,14 +411,14 @@ impl Publication {
     }
 
     /// A message for a reply consumer goes straight to it. As in RabbitMQ 3.10, no queue took it, so a mandatory one
-    /// is returned all the same.
-    fn send_reply(&self, shared: &mut Shared) {
+    /// is returned all the same. Whether there is such a consumer.
+    fn send_reply(&self, shared: &mut Shared) -> bool {
         if !self.message.routing_key().starts_with(REPLY_TO.as_bytes()) {
-            return;
+            return false;
         }
         let key = self.message.routing_key_str();
         let consumer = shared.broker.reply_consumers.get(key).map(|consumer| consumer.clone());
-        let Some(consumer) = consumer else { return };
+        let Some(consumer) = consumer else { return false };
         // Replies are delivered at most once: one that a slow reader has no room for is dropped.
         if consumer.outbox.has_room(0) {
             consumer.outbox.push(Item::Delivery(Delivery {
@@ -407,6 +433,7 @@ impl Publication {
             }));
             shared.effects.wakes.add(&consumer.outbox);
         }
+        true
     }
 }
 

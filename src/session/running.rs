@@ -1,6 +1,9 @@
 //! A connection that is open: its channels, what arrives on them, and what the broker has for them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 
@@ -18,6 +21,7 @@ use crate::{
     broker::{
         Broker, NEVER, Now,
         batch::Origin,
+        connections::ConnectionStatus,
         journal::Lsn,
         outbox::{ConsumerId, Item, Outbox},
         queue::{QueueHandle, Return, Slot},
@@ -273,11 +277,18 @@ impl Running {
             .for_method(0, 0));
         }
         let broker = &self.shared.broker;
-        let permit = broker.counts.open_channel(&self.shared.user, &broker.identity.cluster_name)?;
-        self.channels.insert(number, State::Open(Box::new(Channel::new(number, permit))));
+        let status = Arc::clone(&self.shared.status);
+        let open = || broker.counts.open_channel(&self.shared.user, &broker.identity.cluster_name);
+        let permit = (!status.is_internal).then(open).transpose()?;
+        let channel = Channel::new(number, permit, self.shared.now);
+        status.insert_channel(number, Arc::clone(&channel.status));
+        self.channels.insert(number, State::Open(Box::new(channel)));
         self.shared.out.method(number, &ServerMethod::ChannelOpenOk);
-        let (host, id, ends) = (Arc::clone(&self.shared.host), self.shared.connection(), self.shared.ends);
-        self.shared.tell(|events, user| events.channel_created(user, &host.name, id, ends, number));
+        if !status.is_internal {
+            self.shared.broker.stats.channels.add(1);
+            self.shared.broker.stats.channels_opened.add(1);
+            self.shared.tell(|events, user| events.channel_created(user, &status, number));
+        }
         Ok(())
     }
 
@@ -285,6 +296,7 @@ impl Running {
     fn handle_channel_method(&mut self, number: u16, method: ClientMethod<'_>) -> Result<(), Refusal> {
         let Some(channel) = self.channels.open(number) else { return Ok(()) };
         let shared = &mut self.shared;
+        channel.status.used(shared.now.unix_ms);
         match method {
             ClientMethod::BasicAck { delivery_tag, multiple } => {
                 return channel.ack(delivery_tag, multiple, shared);
@@ -336,11 +348,19 @@ impl Running {
         Ok(())
     }
 
+    /// Who has logged in.
+    pub(super) fn user(&self) -> &str {
+        &self.shared.user.name
+    }
+
     /// Closes a channel from the broker's side.
     fn close_refused(&mut self, number: u16, refusal: &Refusal, method: (u16, u16)) {
         let (class_id, method_id) = refusal.method.unwrap_or(method);
         let reply_text = refusal.reply_text();
-        tracing::info!(user = %self.shared.user.name, channel = number, "channel closed: {reply_text}");
+        let peer = self.shared.status.ends.peer;
+        if !self.shared.status.is_internal {
+            tracing::info!(%peer, user = self.user(), channel = number, "channel closed: {reply_text}");
+        }
         self.end_channel(number);
         self.deliver_items();
         self.channels.insert(number, State::Closing);
@@ -458,9 +478,18 @@ impl Running {
             channel.forget_consumer(id, shared);
         }
         shared.confirming.remove(&number);
-        let id = shared.connection();
-        shared.tell(|events, user| events.channel_closed(user, id, number));
+        shared.channel_closed(number, &channel.status);
         self.items = others;
+    }
+
+    /// The connection as operators see it.
+    pub(super) fn status(&self) -> &ConnectionStatus {
+        &self.shared.status
+    }
+
+    /// Why an operator wants the connection to end, once.
+    pub(super) fn take_close_reason(&self) -> Option<String> {
+        self.shared.status.take_close_reason()
     }
 
     /// The time goes on.
@@ -580,6 +609,7 @@ impl Running {
     /// Sends what the batch has confirmed, wakes whoever it concerns, and sees what the client has to wait for.
     fn conclude_batch(&mut self) {
         self.confirm();
+        self.shared.tally.flush(&self.shared.broker.stats);
         self.shared.effects.wakes.wake_all();
         let Shared { has_published, broker, outbox, .. } = &self.shared;
         self.awaits_journal = *has_published && broker.journal.wake_when_not_full(outbox);
@@ -609,12 +639,19 @@ impl Running {
             let mut next: Option<Lsn> = None;
             let Self { shared, channels, .. } = self;
             let out = &mut shared.out;
+            let tally = &mut shared.tally;
             shared.confirming.retain(|number| {
-                let Some(Channel { mode: Mode::Confirm(confirms), .. }) = channels.open(*number) else {
+                let Some(Channel { mode: Mode::Confirm(confirms), status, .. }) = channels.open(*number)
+                else {
                     return false;
                 };
                 confirms.flushed(lsn);
+                let acked = confirms.acked();
                 let waits_for = confirms.confirm(*number, durable, out);
+                let acked = confirms.acked() - acked;
+                tally.messages.confirm += acked;
+                status.messages.confirm.add_alone(acked);
+                status.unconfirmed.set(confirms.waiting());
                 next = next.into_iter().chain(waits_for).min();
                 waits_for.is_some()
             });
@@ -645,6 +682,9 @@ impl Running {
                 self.tell_blocked(None);
             }
         }
+        if self.blocked.is_some() || self.shared.status.is_blocked.load(Ordering::Relaxed) {
+            self.show_blocked();
+        }
     }
 
     fn tell_blocked(&mut self, reason: Option<&'static str>) {
@@ -661,6 +701,15 @@ impl Running {
         self.blocked = reason;
     }
 
+    /// Lets operators see whether publishing is blocked.
+    fn show_blocked(&self) {
+        let status = &self.shared.status;
+        let is_blocked = self.shared.is_blockable && self.blocked.is_some();
+        if status.is_blocked.swap(is_blocked, Ordering::Relaxed) != is_blocked && is_blocked {
+            status.last_blocked_ms.store(self.shared.now.unix_ms, Ordering::Relaxed);
+        }
+    }
+
     /// The connection ends: everything goes back, its exclusive queues are deleted. Returns the output.
     pub(super) fn end(&mut self) -> Encoder {
         self.shared.held = None;
@@ -673,9 +722,7 @@ impl Running {
         for queue in queues.into_values() {
             delete(&queue, &mut self.shared);
         }
-        let properties = std::mem::take(&mut self.shared.client_properties);
-        let (id, ends) = (self.shared.connection(), self.shared.ends);
-        self.shared.tell(|events, _| events.connection_closed(id, ends, &properties));
+        self.shared.closed();
         self.finish_batch();
         std::mem::take(&mut self.shared.out)
     }

@@ -9,15 +9,17 @@ use super::{
     handshake::{Capabilities, Opened},
     publish::PendingPublish,
     routes::RouteCache,
+    tally::Tally,
     timeout::Holder,
 };
 use crate::{
-    amqp::{Encoder, ServerMethod, Table},
+    amqp::{Encoder, ServerMethod},
     broker::{
         Broker, NEVER, Now,
         batch::{PublishBatch, SettleBatch},
+        connections::{ChannelStatus, ConnectionStatus, Opening},
         effects::Effects,
-        event::{ConnectionFields, ConsumerFields, Ends, Event, Events},
+        event::{ConsumerFields, Event, Events},
         journal::Lsn,
         limit::ConnectionPermit,
         outbox::{ConnectionId, ConsumerId, Outbox},
@@ -36,9 +38,8 @@ pub(super) struct Shared {
     pub(super) host: Arc<VirtualHost>,
     pub(super) user: Arc<User>,
     pub(super) capabilities: Capabilities,
-    pub(super) ends: Ends,
-    /// What the client has said of itself, if events were to tell of it then.
-    pub(super) client_properties: Table,
+    /// The connection as operators see it.
+    pub(super) status: Arc<ConnectionStatus>,
     /// Whether what is published and delivered is traced, as of this batch.
     pub(super) is_tracing: bool,
     pub(super) outbox: Arc<Outbox>,
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     /// Settlements that the queues have not heard of yet.
     pub(super) settlements: SettleBatch,
     pub(super) routes: RouteCache,
+    /// What a batch has to count.
+    pub(super) tally: Tally,
     /// What a batch has to tell the journal and other connections.
     pub(super) effects: Effects,
     /// The last fact that a confirm may wait for, since confirms were looked at.
@@ -80,22 +83,26 @@ pub(super) struct Shared {
     /// The buffers of the publish before this one.
     pub(super) spare_publish: Option<Box<PendingPublish>>,
     permissions: PermissionCache,
-    _permit: ConnectionPermit,
+    /// The generation of the users that `user` is of.
+    users_generation: u64,
+    _permit: Option<ConnectionPermit>,
 }
 
-fn connection_fields(opened: &Opened, id: ConnectionId, now: Now) -> ConnectionFields<'_> {
-    ConnectionFields {
-        id,
+fn status_of(opened: &Opened, outbox: &Arc<Outbox>, now: Now) -> ConnectionStatus {
+    ConnectionStatus::new(Opening {
+        outbox: Arc::clone(outbox),
         ends: opened.ends,
-        user: &opened.user.name,
-        virtual_host: &opened.virtual_host.name,
+        is_internal: opened.is_internal,
+        user: Arc::clone(&opened.user.name),
+        virtual_host: Arc::clone(&opened.virtual_host.name),
         mechanism: opened.mechanism,
         client_properties: &opened.client_properties,
         channel_max: opened.channel_max,
         frame_max: opened.frame_max,
         heartbeat_secs: opened.heartbeat_secs,
         connected_ms: now.unix_ms,
-    }
+        tls: opened.tls.clone(),
+    })
 }
 
 /// See [`Shared::held`].
@@ -193,18 +200,16 @@ impl Shared {
         out: Encoder,
         now: Now,
     ) -> Self {
-        let mut effects = Effects { now, user: Some(Arc::clone(&opened.user.name)), ..Effects::default() };
-        broker.events.tell(&mut effects, |events, _| {
-            events.connection_created(&connection_fields(&opened, outbox.connection, now))
-        });
-        Self {
+        let effects = Effects { now, user: Some(Arc::clone(&opened.user.name)), ..Effects::default() };
+        let status = Arc::new(status_of(&opened, &outbox, now));
+        broker.connections.insert(Arc::clone(&status));
+        let mut shared = Self {
             broker,
             is_tracing: opened.virtual_host.is_tracing(),
             host: opened.virtual_host,
             user: opened.user,
             capabilities: opened.capabilities,
-            ends: opened.ends,
-            client_properties: opened.client_properties,
+            status,
             outbox,
             out,
             now,
@@ -214,6 +219,7 @@ impl Shared {
             publishes: PublishBatch::default(),
             settlements: SettleBatch::default(),
             routes: RouteCache::default(),
+            tally: Tally::default(),
             effects,
             batch_lsn: Lsn(0),
             method_lsn: Lsn(0),
@@ -228,7 +234,50 @@ impl Shared {
             scratch: Vec::new(),
             spare_publish: None,
             permissions: PermissionCache::default(),
+            users_generation: 0,
             _permit: opened.permit,
+        };
+        shared.opened();
+        shared
+    }
+
+    /// The connection can be seen: it is counted and told of, and whoever deletes its user or virtual host from now on
+    /// closes it.
+    fn opened(&mut self) {
+        let status = Arc::clone(&self.status);
+        if !status.is_internal {
+            self.broker.stats.connections.add(1);
+            self.broker.stats.connections_opened.add(1);
+            self.tell(|events, _| events.connection_created(&status));
+        }
+        self.look_at_user();
+        if self.broker.virtual_host(&self.host.name).is_none() {
+            status.close(&format!("vhost '{}' is deleted", self.host.name));
+        }
+    }
+
+    /// A channel is no more.
+    pub(super) fn channel_closed(&mut self, number: u16, channel: &ChannelStatus) {
+        self.status.remove_channel(number);
+        if channel.messages.publish.get() > 0 {
+            self.broker.stats.publishers.subtract(1);
+        }
+        if !self.status.is_internal {
+            self.broker.stats.channels.subtract(1);
+            self.broker.stats.channels_closed.add(1);
+            let id = self.connection();
+            self.tell(|events, user| events.channel_closed(user, id, number));
+        }
+    }
+
+    /// The connection is no more.
+    pub(super) fn closed(&mut self) {
+        let status = Arc::clone(&self.status);
+        self.broker.connections.remove(status.id());
+        if !status.is_internal {
+            self.broker.stats.connections.subtract(1);
+            self.broker.stats.connections_closed.add(1);
+            self.tell(|events, _| events.connection_closed(&status));
         }
     }
 
@@ -237,6 +286,19 @@ impl Shared {
         self.now = now;
         self.effects.now = now;
         self.is_tracing = self.host.is_tracing();
+        if self.users_generation != self.broker.users.generation() {
+            self.look_at_user();
+        }
+    }
+
+    /// Goes by what the user may now. The broker acts as users that need not be there any more.
+    fn look_at_user(&mut self) {
+        self.users_generation = self.broker.users.generation();
+        match self.broker.users.get(&self.user.name) {
+            Some(user) => self.user = user,
+            None if self.status.is_internal => {}
+            None => self.status.close(&format!("user '{}' is deleted", self.user.name)),
+        }
     }
 
     pub(super) fn connection(&self) -> ConnectionId {

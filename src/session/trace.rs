@@ -63,7 +63,7 @@ impl Shared {
     fn place(&self, channel: u16) -> [(String, Value); 4] {
         [
             ("vhost".into(), (*self.host.name).into()),
-            ("connection".into(), self.ends.to_string().into()),
+            ("connection".into(), self.status.name().into()),
             ("channel".into(), Value::I32(channel.into())),
             ("user".into(), (*self.user.name).into()),
         ]

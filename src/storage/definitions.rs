@@ -26,11 +26,21 @@
 //! 15  policy put                virtual host:string operator:flag name:string pattern:string apply to:u8 priority:i64
 //!                               definition:table
 //! 16  policy deleted            virtual host:string operator:flag name:string
+//! 17  virtual host described    name:string description:string default queue type:u8 protected:flag tags:u32 tag:string*
+//! 18  file loaded               digest:u8[32]
+//! 19  parameter put             virtual host:string component:string name:string value:string set by a user:flag
+//!                               user:string
+//! 20  parameter deleted         virtual host:string component:string name:string
+//! 21  global parameter put      name:string value:string
+//! 22  global parameter deleted  name:string
 //! ```
 //!
 //! A policy applies to all things (0), queues (1), exchanges (2), classic queues (3), quorum queues (4) or streams (5).
-//! An algorithm is 1 for SHA-256 or 2 for SHA-512, and the hash RabbitMQ's text, the base64 of salt and digest.
-//! Permissions are the patterns as they were given. A table is as on the wire, with its length big endian in front, and
+//! An algorithm is 1 for SHA-256, 2 for SHA-512 or 3 for MD5, and the hash RabbitMQ's text, the base64 of salt and digest;
+//! empty for a user without a password. A default queue type is 0 for none, 1 for classic or 2 for quorum. What format 3
+//! has more than those before it are the kinds from 17 on, MD5 and the empty hash.
+//! Permissions are the patterns as they were given. The value of a parameter is JSON; where no user has set it, the user's
+//! name is empty. A table is as on the wire, with its length big endian in front, and
 //! names in it beyond 255 octets are cut.
 
 mod fold;
@@ -47,10 +57,12 @@ use crate::{
     broker::{
         definition::{Binding, Definition},
         exchange::ExchangeKind,
+        parameter::{Hidden, Parameter},
         permission::{Permission, TopicPermission},
         policy::{ApplyTo, Policy, PolicyKind},
-        queue::QueueId,
+        queue::{QueueId, QueueKind},
         user::{HashingAlgorithm, PasswordHash, User},
+        vhost::Metadata,
     },
 };
 
@@ -103,6 +115,19 @@ pub(super) fn encode(definition: &Definition, out: &mut Vec<u8>) {
         D::Bound(binding) | D::Unbound(binding) => put_binding(binding, out),
         D::PolicyPut { virtual_host, policy } => put_policy(virtual_host, policy, out),
         D::PolicyDeleted { virtual_host, kind, name } => put_policy_name(virtual_host, *kind, name, out),
+        D::VirtualHostDescribed { name, metadata } => put_metadata(name, metadata, out),
+        D::FileLoaded { digest } => out.put_slice(digest),
+        D::ParameterPut(parameter) => {
+            let Parameter { virtual_host, component, name, value, set_by } = &**parameter;
+            put_strings([virtual_host, component, name, &value.to_string()], out);
+            out.put_u8(set_by.is_some().into());
+            put_string(set_by.as_deref().unwrap_or_default(), out);
+        }
+        D::ParameterDeleted { virtual_host, component, name } => {
+            put_strings([virtual_host, component, name], out);
+        }
+        D::GlobalParameterPut { name, value } => put_strings([name, &value.0.to_string()], out),
+        D::GlobalParameterDeleted { name } => put_string(name, out),
     }
 }
 
@@ -157,6 +182,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Definition, DecodeRecordError> {
         16 => {
             D::PolicyDeleted { virtual_host: input.name()?, kind: input.policy_kind()?, name: input.name()? }
         }
+        17 => D::VirtualHostDescribed { name: input.name()?, metadata: Arc::new(input.metadata()?) },
+        18 => D::FileLoaded { digest: input.array()? },
+        19 => D::ParameterPut(Arc::new(input.parameter()?)),
+        20 => {
+            D::ParameterDeleted { virtual_host: input.name()?, component: input.name()?, name: input.name()? }
+        }
+        21 => D::GlobalParameterPut { name: input.name()?, value: Hidden(Arc::new(input.json()?)) },
+        22 => D::GlobalParameterDeleted { name: input.name()? },
         kind => return Err(error(format_args!("kind {kind} is unknown"))),
     };
     if input.0.is_empty() {
@@ -184,6 +217,12 @@ fn kind(definition: &Definition) -> u8 {
         Definition::Unbound(_) => 14,
         Definition::PolicyPut { .. } => 15,
         Definition::PolicyDeleted { .. } => 16,
+        Definition::VirtualHostDescribed { .. } => 17,
+        Definition::FileLoaded { .. } => 18,
+        Definition::ParameterPut(_) => 19,
+        Definition::ParameterDeleted { .. } => 20,
+        Definition::GlobalParameterPut { .. } => 21,
+        Definition::GlobalParameterDeleted { .. } => 22,
     }
 }
 
@@ -211,13 +250,29 @@ fn put_user(user: &User, out: &mut Vec<u8>) {
     out.put_u8(match user.password.algorithm() {
         HashingAlgorithm::Sha256 => 1,
         HashingAlgorithm::Sha512 => 2,
+        HashingAlgorithm::Md5 => 3,
     });
     put_string(&user.password.to_base64(), out);
     out.put_u8(user.loopback_only.into());
     put_limit(user.connections_max, out);
     put_limit(user.channels_max, out);
-    out.put_u32_le(u32::try_from(user.tags.len()).expect("invariant: a user has few tags"));
-    user.tags.iter().for_each(|tag| put_string(tag, out));
+    put_tags(&user.tags, out);
+}
+
+fn put_tags(tags: &[String], out: &mut Vec<u8>) {
+    out.put_u32_le(u32::try_from(tags.len()).expect("invariant: there are few tags"));
+    tags.iter().for_each(|tag| put_string(tag, out));
+}
+
+fn put_metadata(name: &str, metadata: &Metadata, out: &mut Vec<u8>) {
+    put_strings([name, &metadata.description], out);
+    out.put_u8(match metadata.default_queue_type {
+        None => 0,
+        Some(QueueKind::Classic) => 1,
+        Some(QueueKind::Quorum) => 2,
+    });
+    out.put_u8(metadata.is_protected.into());
+    put_tags(&metadata.tags, out);
 }
 
 fn put_binding(binding: &Binding, out: &mut Vec<u8>) {
@@ -326,14 +381,32 @@ impl<'a> Input<'a> {
         let algorithm = match self.u8()? {
             1 => HashingAlgorithm::Sha256,
             2 => HashingAlgorithm::Sha512,
+            3 => HashingAlgorithm::Md5,
             other => return Err(error(format_args!("hashing algorithm {other} is unknown"))),
         };
-        PasswordHash::from_base64(algorithm, self.string()?).map_err(error)
+        match self.string()? {
+            "" => Ok(PasswordHash::none(algorithm)),
+            hash => PasswordHash::from_base64(algorithm, hash).map_err(error),
+        }
     }
 
     fn tags(&mut self) -> Result<Vec<String>, DecodeRecordError> {
         let count = self.u32()?;
         (0..count).map(|_| self.string().map(str::to_owned)).collect()
+    }
+
+    fn metadata(&mut self) -> Result<Metadata, DecodeRecordError> {
+        Ok(Metadata {
+            description: self.string()?.to_owned(),
+            default_queue_type: match self.u8()? {
+                0 => None,
+                1 => Some(QueueKind::Classic),
+                2 => Some(QueueKind::Quorum),
+                other => return Err(error(format_args!("queue type {other} is unknown"))),
+            },
+            is_protected: self.flag()?,
+            tags: self.tags()?,
+        })
     }
 
     fn permission(&mut self) -> Result<Permission, DecodeRecordError> {
@@ -358,6 +431,18 @@ impl<'a> Input<'a> {
         let apply_to = apply_to.ok_or_else(|| error(format_args!("a policy can't apply to {number}")))?;
         let priority = self.array().map(i64::from_le_bytes)?;
         Policy::recorded(kind, name, pattern, apply_to, priority, self.table()?).map_err(error)
+    }
+
+    fn json(&mut self) -> Result<serde_json::Value, DecodeRecordError> {
+        serde_json::from_str(self.string()?).map_err(error)
+    }
+
+    fn parameter(&mut self) -> Result<Parameter, DecodeRecordError> {
+        let (virtual_host, component, name) = (self.name()?, self.name()?, self.name()?);
+        let value = self.json()?;
+        let (is_set_by_user, user) = (self.flag()?, self.name()?);
+        let set_by = is_set_by_user.then_some(user);
+        Ok(Parameter { virtual_host, component, name, value, set_by })
     }
 
     fn exchange_kind(&mut self) -> Result<&'static str, DecodeRecordError> {

@@ -40,7 +40,9 @@ use crate::broker::restore::Recovered;
 ///
 /// 1. is the first one.
 /// 2. has deadlines, priorities that are 0 and said so, messages that are held, and keys of duplicates.
-pub const FORMAT_VERSION: u32 = 2;
+/// 3. has what is said about virtual hosts, users without a password or with one hashed by MD5, and which file of
+///    definitions was loaded.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Whether files of that version can be read.
 fn is_readable(version: u32) -> bool {

@@ -138,7 +138,7 @@ fn connect() -> (Arc<Broker>, Session) {
     };
     let broker = Arc::new(Broker::new(users, permissions, limits, identity));
     broker.add_virtual_host("/", None, None);
-    let peer = Peer { address: ([127, 0, 0, 1], 1).into(), local: ([127, 0, 0, 1], 2).into() };
+    let peer = Peer::new(([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
     let session = Session::new(Arc::clone(&broker), peer, Now::default());
     (broker, session)
 }

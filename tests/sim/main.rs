@@ -25,7 +25,7 @@ use leveret::{
         limit::Limits,
         pager::Served,
         permission::{Permission, Permissions},
-        queue::QueueHandle,
+        queue::{QueueFigures, QueueHandle},
         restore,
         user::{HashingAlgorithm, PasswordHash, User, Users},
     },
@@ -258,6 +258,22 @@ impl Simulation {
             }
             _ => {}
         }
+        self.check_totals();
+    }
+
+    /// The broker's totals are the sum of what there is.
+    fn check_totals(&self) {
+        let now = Now::made_up(self.now_ms);
+        let (stats, connections) = (&self.broker.stats, self.broker.connections.list());
+        let queues = self.broker.virtual_hosts().into_iter().flat_map(|host| host.queues());
+        let figures: Vec<_> = queues.map(|queue| queue.lock().figures(now)).collect();
+        let sum = |of: fn(&QueueFigures) -> u64| figures.iter().map(of).sum::<u64>();
+        let channels: usize = connections.iter().map(|connection| connection.channel_count()).sum();
+        assert_eq!(stats.ready.get(), sum(|figures| figures.ready), "ready");
+        assert_eq!(stats.unacked.get(), sum(|figures| figures.unacked), "unacked");
+        assert_eq!(stats.consumers.get(), sum(|figures| figures.consumers), "consumers");
+        assert_eq!(stats.connections.get(), connections.len() as u64, "connections");
+        assert_eq!(stats.channels.get(), channels as u64, "channels");
     }
 
     /// The process ends now, or in the midst of what it does soon.
@@ -743,7 +759,7 @@ const EXPECTED: [&str; 30] = [
 
 impl Client {
     fn connect(broker: &Arc<Broker>) -> Self {
-        let peer = Peer { address: ([127, 0, 0, 1], 1).into(), local: ([127, 0, 0, 1], 2).into() };
+        let peer = Peer::new(([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
         let mut session = Session::new(Arc::clone(broker), peer, Now::default());
         let handshake = [
             wire::start_ok("guest", "guest", &["consumer_cancel_notify"]),

@@ -2,10 +2,10 @@
 
 use std::{
     cmp, fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, atomic::AtomicU64},
 };
 
-use super::{Bindings, Endpoint, ExchangeArguments, ExchangeKind, History};
+use super::{Bindings, Endpoint, ExchangeArguments, ExchangeKind, History, InvalidBinding};
 use crate::{
     amqp::Table,
     broker::{
@@ -13,6 +13,7 @@ use crate::{
         policy::{Matched, Policies, read_policies},
         queue::{QueueHandle, QueueId},
         refusal::Resource,
+        stats::Counter,
     },
 };
 
@@ -29,6 +30,10 @@ pub struct Exchange {
     /// Where its messages go. The default exchange has none: it goes by queue names.
     pub bindings: RwLock<Bindings<Destination>>,
     pub(in crate::broker) matched: Mutex<Matched>,
+    /// Messages that clients have published to it.
+    pub published_in: Counter,
+    /// Copies of them that have gone into queues: one for each queue.
+    pub published_out: Counter,
     /// The last messages that came to it, if it keeps any.
     pub history: Option<History>,
     /// The queue that keeps its delayed messages.
@@ -65,6 +70,20 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
+    /// Shows each binding: its key, its arguments, and where it leads.
+    pub fn each_binding(&self, mut show: impl FnMut(&str, &Table, &Destination)) {
+        let bindings = self.bindings.read().expect("invariant: no panic under a lock of bindings");
+        bindings.iter().for_each(|(key, arguments, destination)| show(key, arguments, destination));
+    }
+
+    /// Whether there can be such a binding from here.
+    ///
+    /// # Errors
+    /// What [`Bindings::insert`] refuses.
+    pub fn check_binding(&self, key: &str, arguments: &Table) -> Result<(), InvalidBinding> {
+        self.bindings.read().expect("invariant: no panic under a lock of bindings").check(key, arguments)
+    }
+
     /// An exchange without bindings. `history_bytes` counts what the exchanges of the virtual host keep of messages.
     pub(in crate::broker) fn new(
         id: u64,
@@ -79,7 +98,20 @@ impl Exchange {
             .then(|| History::new(arguments.history_length, Arc::clone(history_bytes)));
         let keys = arguments.deduplication.as_ref().map(|_| Box::default());
         let (matched, delay_queue) = (Mutex::default(), OnceLock::new());
-        Self { id, name, virtual_host, properties, bindings, matched, history, delay_queue, keys }
+        let (published_in, published_out) = Default::default();
+        Self {
+            id,
+            name,
+            virtual_host,
+            properties,
+            bindings,
+            matched,
+            published_in,
+            published_out,
+            history,
+            delay_queue,
+            keys,
+        }
     }
 
     /// How it tells duplicates, and the keys by which it knows them, if it does.
@@ -130,6 +162,15 @@ impl Exchange {
         // Looked up under the lock, so that of two changes at the same time the last is the one that stays.
         let mut matched = self.matched();
         *matched = read_policies(policies).of_exchange(&self.name);
+    }
+
+    /// Looks at its bindings.
+    ///
+    /// # Locking
+    /// Messages are routed under this lock too, so it is not to be held for long. Nothing is locked under it but what
+    /// routing locks.
+    pub fn read_bindings(&self) -> RwLockReadGuard<'_, Bindings<Destination>> {
+        self.bindings.read().expect("invariant: no panic under a lock of bindings")
     }
 
     /// Whether it is the default exchange.

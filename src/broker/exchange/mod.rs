@@ -174,6 +174,14 @@ impl<D: Endpoint> Bindings<D> {
         std::mem::replace(self, Self { kind, hash_on, routes, by_destination: HashMap::new(), len: 0, drawn })
     }
 
+    /// Whether there can be such a binding.
+    ///
+    /// # Errors
+    /// What [`Bindings::insert`] refuses.
+    pub fn check(&self, key: &str, arguments: &Table) -> Result<(), InvalidBinding> {
+        self.routes.validate(key, arguments)
+    }
+
     /// Adds a binding; false if it was there already.
     ///
     /// # Errors
@@ -266,6 +274,11 @@ impl<D: Endpoint> Bindings<D> {
             .into_iter()
             .flat_map(|bound| bound.iter())
             .map(|binding| (&*binding.key, binding.arguments.table()))
+    }
+
+    /// Every destination, once.
+    pub fn destinations(&self) -> impl Iterator<Item = &D> {
+        self.by_destination.keys()
     }
 
     /// The number of bindings.

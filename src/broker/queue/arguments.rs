@@ -36,12 +36,30 @@ pub enum QueueKind {
 }
 
 impl QueueKind {
+    /// How many kinds there are.
+    pub const COUNT: usize = Self::ALL.len();
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Classic, Self::Quorum];
+
     /// RabbitMQ's name for it in reply texts.
     pub fn name(self) -> &'static str {
         match self {
             Self::Classic => "rabbit_classic_queue",
             Self::Quorum => "rabbit_quorum_queue",
         }
+    }
+
+    /// Its name in arguments.
+    pub fn short_name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+        }
+    }
+
+    /// Reads either name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| name == kind.name() || name == kind.short_name())
     }
 }
 

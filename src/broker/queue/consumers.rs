@@ -12,7 +12,11 @@ use std::{
     },
 };
 
-use crate::broker::outbox::{ConnectionId, ConsumerId, Delivery, Outbox};
+use super::figures::ConsumerFigures;
+use crate::{
+    amqp::Table,
+    broker::outbox::{ConnectionId, ConsumerId, Delivery, Outbox},
+};
 
 /// A consumer, across the whole broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +82,12 @@ impl ChannelCredit {
 pub struct ConsumerSpec {
     /// Its number in the connection.
     pub id: ConsumerId,
+    /// Its tag.
+    pub tag: Arc<str>,
+    /// Its channel.
+    pub channel: u16,
+    /// The arguments that it came with.
+    pub arguments: Table,
     /// Where its deliveries go.
     pub outbox: Arc<Outbox>,
     /// The limit of its channel.
@@ -173,6 +183,40 @@ impl Consumers {
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// All of them, as operators see them, in no order in particular.
+    pub(super) fn list(&self) -> Vec<ConsumerFigures> {
+        let places =
+            (0..).zip(&self.places).filter_map(|(place, (_, consumer))| Some((place, consumer.as_ref()?)));
+        let listed = places.map(|(place, consumer)| {
+            let spec = &consumer.spec;
+            ConsumerFigures {
+                tag: Arc::clone(&spec.tag),
+                id: spec.id,
+                connection: spec.outbox.connection,
+                channel: spec.channel,
+                ack_required: !spec.no_ack,
+                exclusive: spec.exclusive,
+                prefetch: spec.prefetch,
+                priority: spec.priority,
+                arguments: spec.arguments.clone(),
+                is_active: self.is_active(place),
+            }
+        });
+        listed.collect()
+    }
+
+    /// Tag, connection and channel of the consumer at a place, if it is still there.
+    pub(super) fn holder(&self, index: ConsumerIndex) -> Option<(Arc<str>, ConnectionId, u16)> {
+        let (generation, consumer) = self.places.get(index.place as usize)?;
+        let spec = &consumer.as_deref().filter(|_| *generation == index.generation)?.spec;
+        Some((Arc::clone(&spec.tag), spec.outbox.connection, spec.channel))
+    }
+
+    /// Whether one of them could take a message, as far as is known without asking.
+    pub(super) fn has_free(&self) -> bool {
+        self.rings.iter().any(|ring| !ring.places.is_empty())
     }
 
     /// Adds a consumer, last in turn.

@@ -88,6 +88,8 @@ impl Queue {
                 Expired::Paged { sequence, .. } if has_letters => self.rare().dying.push(sequence, None),
                 Expired::Paged { sequence, body_bytes } => {
                     self.left(sequence);
+                    self.note_persistent_left(body_bytes.into());
+                    self.pager.stats.dead[self.arguments.kind as usize].disabled(Reason::Expired).add(1);
                     effects.settled(self.id, sequence, body_bytes);
                 }
             }
@@ -105,6 +107,7 @@ impl Queue {
                 effects.letters.push(Letter { queue, entry, cause });
             } else {
                 self.end_flight(&entry);
+                self.note_entered(&entry);
                 self.ready.put_back(entry);
             }
         }

@@ -19,6 +19,7 @@ use crate::{
         pager::Pager,
         policy::{Matched, Policies, read_policies},
         refusal::{Refusal, Resource},
+        stats::QueueCounters,
     },
 };
 
@@ -49,6 +50,8 @@ pub struct QueueHandle {
     pub properties: QueueProperties,
     /// Whether it keeps the delayed messages of an exchange: then no client may use it.
     pub delays: bool,
+    /// What happened to its messages.
+    pub messages: QueueCounters,
     effective: Mutex<Effective>,
     queue: Mutex<Queue>,
     used_ms: AtomicU64,
@@ -82,7 +85,17 @@ impl QueueHandle {
         let effective =
             Effective { matched: Matched::default(), arguments: Arc::clone(&properties.arguments) };
         let effective = Mutex::new(effective);
-        Self { id, name, virtual_host, properties, delays, effective, queue, used_ms: AtomicU64::new(0) }
+        Self {
+            id,
+            name,
+            virtual_host,
+            properties,
+            delays,
+            messages: QueueCounters::default(),
+            effective,
+            queue,
+            used_ms: AtomicU64::new(0),
+        }
     }
 
     /// The arguments that act now: what it was declared with, and what policies add.

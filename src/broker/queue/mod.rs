@@ -4,11 +4,13 @@
 //! settles or expires takes the lock for a batch and calls the queue inline; nothing waits while holding it.
 
 mod arguments;
+mod arrivals;
 mod checks;
 mod consumers;
 mod deadlines;
 mod due;
 mod dying;
+mod figures;
 mod groups;
 mod handle;
 mod holds;
@@ -26,6 +28,7 @@ pub use self::{
     arguments::{DeadLetterStrategy, GroupBy, Overflow, QueueArguments, QueueKind, priority_levels},
     consumers::{ChannelCredit, ConsumerKey, ConsumerSpec},
     deadlines::Deadlines,
+    figures::{ConsumerFigures, QueueFigures, UnackedMessage},
     handle::{QueueHandle, QueueProperties},
     levels::Levels,
     ready::Entry,
@@ -38,13 +41,14 @@ pub(in crate::broker) use self::{
 };
 use self::{
     consumers::{Blocked, Consumers},
+    figures::{Activity, Given},
     groups::Groups,
     rare::Rare,
     ready::Ready,
     unsettled::{Unsettled, UnsettledSlab},
 };
 use super::{
-    NEVER,
+    NEVER, Now,
     death::Reason,
     dedup::{Cache, Deduplication, Key},
     effects::{Cause, Effects, Letter},
@@ -82,6 +86,8 @@ pub struct Queue {
     /// Once there was one: what has no consumers takes less memory without.
     consumers: Option<Box<Consumers>>,
     next_sequence: u64,
+    /// The first one of those that [`Queue::deliver`] has not seen come.
+    noted_sequence: u64,
     /// The highest sequence number of those that the log has and that were delivered to be acknowledged.
     delivered: u64,
     /// How far the log has heard of that.
@@ -97,8 +103,8 @@ pub struct Queue {
     pager: Arc<Pager>,
     /// What the pager knows of it to be in memory, in octets.
     resident_bytes: u64,
-    /// Who waits with basic.get until the head is in memory.
-    waiting: Vec<Arc<Outbox>>,
+    /// From the first message on.
+    activity: Option<Box<Activity>>,
     /// Messages up to this sequence number may have been delivered before the start.
     redelivered_up_to: u64,
     rare: Option<Box<Rare>>,
@@ -186,6 +192,7 @@ impl Queue {
             unsettled: UnsettledSlab::default(),
             consumers: None,
             next_sequence: 1,
+            noted_sequence: 1,
             delivered: 0,
             delivered_noted: 0,
             limits: Limits::new(&arguments),
@@ -195,7 +202,7 @@ impl Queue {
             permit: Some(permit),
             pager,
             resident_bytes: 0,
-            waiting: Vec::new(),
+            activity: None,
             redelivered_up_to: 0,
             rare: None,
         }
@@ -309,7 +316,11 @@ impl Queue {
         if let Some(key) = key {
             self.know(sequence, key, stored, effects);
         }
-        self.ready.push_back(Entry::new(sequence, deadline_ms, stored, message));
+        let entry = Entry::new(sequence, deadline_ms, stored, message);
+        if stored {
+            self.note_entered(&entry);
+        }
+        self.ready.push_back(entry);
         Ok(Some(Placed { sequence, deadline_ms }))
     }
 
@@ -428,11 +439,17 @@ impl Queue {
 
     /// A message leaves the queue and has reached nobody who wants it: it is dead-lettered, or gone.
     fn discard(&mut self, entry: Entry, reason: Reason, handle: &Arc<QueueHandle>, effects: &mut Effects) {
+        let Some(cause) = self.cause(reason) else {
+            self.pager.stats.dead[self.arguments.kind as usize].disabled(reason).add(1);
+            self.note_settled(&entry, effects);
+            return;
+        };
         self.left(entry.sequence);
-        match self.cause(reason) {
-            Some(cause) => effects.letters.push(Letter { queue: Arc::clone(handle), entry, cause }),
-            None => self.note_settled(&entry, effects),
+        // What a queue rejects never was in it.
+        if entry.sequence > 0 {
+            self.note_left(&entry);
         }
+        effects.letters.push(Letter { queue: Arc::clone(handle), entry, cause });
     }
 
     /// Why a message that leaves for that reason goes to an exchange, if it does.
@@ -447,6 +464,7 @@ impl Queue {
     fn note_settled(&mut self, entry: &Entry, effects: &mut Effects) {
         self.left(entry.sequence);
         if entry.stored {
+            self.note_left(entry);
             effects.settled(self.id, entry.sequence, entry.body_bytes);
         }
     }
@@ -455,6 +473,9 @@ impl Queue {
     /// queue's own.
     pub fn deliver(&mut self, handle: &Arc<QueueHandle>, effects: &mut Effects) {
         let now_ms = effects.now.unix_ms;
+        if self.noted_sequence != self.next_sequence {
+            self.note_arrivals(effects.now);
+        }
         if self.due_ms() <= now_ms {
             self.release_held(handle, effects);
             // What expires at this very moment is delivered if somebody takes it at once (RabbitMQ: a TTL of 0).
@@ -467,15 +488,17 @@ impl Queue {
         }
         self.note_delivered(effects);
         self.set_timer(handle, effects);
-        if !self.waiting.is_empty() && (self.ready.has_head() || self.ready.is_empty()) {
+        if self.is_awaited() && (self.ready.has_head() || self.ready.is_empty()) {
             self.wake_waiting(effects);
         }
         if self.ready.memory_bytes() != self.resident_bytes || self.ready.is_paged() || self.rare.is_some() {
             self.page(handle, effects);
         }
+        self.report();
     }
 
     fn give_to_consumers(&mut self, handle: &Arc<QueueHandle>, effects: &mut Effects) {
+        let mut given = Given::default();
         while self.expire_head(handle, effects) && self.has_next() {
             let wakes = &mut effects.wakes;
             let on_blocked = |blocked| {
@@ -484,20 +507,29 @@ impl Queue {
                     wakes.add(&outbox);
                 }
             };
-            let Some(consumers) = self.consumers.as_deref_mut() else { return };
+            let Some(consumers) = self.consumers.as_deref_mut() else { break };
             let Some(turn) = consumers.next(on_blocked) else { break };
             let entry = self.ready.pop().expect("invariant: its head is there");
             if self.is_grouped || self.is_picky {
                 let next = note_delivery(&self.arguments, &mut self.rare, &entry, turn.no_ack());
                 next.into_iter().for_each(|next| self.ready.put_back(next));
             }
-            let Entry { sequence, deadline_ms, delivery_count, redelivered, stored, .. } = entry;
+            let Entry { sequence, deadline_ms, delivery_count, redelivered, stored, body_bytes, .. } = entry;
+            given.last = sequence;
+            given.redelivered += u64::from(redelivered);
             let (message, slot) = if turn.no_ack() {
+                given.auto_ack += 1;
+                if stored && entry.message.is_persistent() {
+                    given.left += 1;
+                    given.left_bytes += u64::from(body_bytes);
+                }
                 (entry.message, Slot::NONE)
             } else {
                 if stored {
                     self.delivered = self.delivered.max(sequence);
                 }
+                given.manual_ack += 1;
+                given.unacked_bytes += u64::from(body_bytes);
                 let message = entry.message.clone();
                 (message, self.unsettled.insert(Unsettled { entry, consumer: Some(turn.index()) }))
             };
@@ -515,6 +547,9 @@ impl Queue {
         }
         if let Some(consumers) = &mut self.consumers {
             consumers.push_pending(|outbox| effects.wakes.add(outbox));
+        }
+        if given.last > 0 {
+            self.note_given(&given, handle, effects.now);
         }
     }
 
@@ -618,9 +653,14 @@ impl Queue {
         let Some(entry) = next else {
             let has_keyless = self.rare.as_ref().is_some_and(|rare| rare.holds.has_keyless());
             let is_paged = !self.ready.is_empty() && (has_keyless || !self.ready.has_head());
-            return if is_paged { Err(Paged) } else { Ok(None) };
+            if is_paged {
+                return Err(Paged);
+            }
+            self.note_got(None, no_ack, handle, effects.now);
+            return Ok(None);
         };
         self.account();
+        self.note_got(Some(&entry), no_ack, handle, effects.now);
         let slot = if no_ack {
             self.pass_turn(&entry);
             self.note_settled(&entry, effects);
@@ -635,8 +675,10 @@ impl Queue {
             {
                 self.rare().groups.began(key);
             }
+            self.activity().unacked_bytes += u64::from(entry.body_bytes);
             self.unsettled.insert(Unsettled { entry: entry.clone(), consumer: None })
         };
+        self.report();
         Ok(Some(Got { entry, slot, ready_count: self.ready_count() }))
     }
 
@@ -668,6 +710,9 @@ impl Queue {
 
     fn take_unsettled(&mut self, slot: Slot, sequence: u64) -> Option<Entry> {
         let Unsettled { entry, consumer } = self.unsettled.remove(slot, sequence)?;
+        if let Some(activity) = &mut self.activity {
+            activity.unacked_bytes = activity.unacked_bytes.saturating_sub(entry.body_bytes.into());
+        }
         if let Some(consumer) = consumer {
             self.consumers().settled(consumer);
         }
@@ -739,6 +784,7 @@ impl Queue {
                 if let Some(key) = key_of(&self.arguments, &entry) {
                     self.rare().groups.began(key);
                 }
+                self.note_left(&entry);
                 self.hold(entry, until_ms, None, effects);
             }
         }
@@ -758,6 +804,7 @@ impl Queue {
                 self.rare().keys.insert(sequence, key, cache_size, 0);
             }
             let entry = Entry::new(sequence, deadline_ms, stored, message);
+            self.note_entered(&entry);
             self.ready.put_back(Entry { redelivered, delivery_count, ..entry });
         }
     }
@@ -781,8 +828,10 @@ impl Queue {
                 rare.keys.retain(|sequence| staying.contains(&sequence));
             }
         }
+        self.recount_persistent();
         self.account();
         self.wake_waiting(effects);
+        self.report();
         count
     }
 
@@ -815,6 +864,7 @@ impl Queue {
             self.consumers().exclusive = Some(key);
         }
         self.consumers().add(spec);
+        self.pager.stats.consumers.add(1);
         Ok(())
     }
 
@@ -824,7 +874,12 @@ impl Queue {
         if consumers.exclusive == Some(key) {
             consumers.exclusive = None;
         }
-        consumers.remove(key) && consumers.is_empty()
+        if !consumers.remove(key) {
+            return false;
+        }
+        let was_last = consumers.is_empty();
+        self.pager.stats.consumers.subtract(1);
+        was_last
     }
 
     /// That consumer may have credit again. The caller calls [`Queue::deliver`] next.
@@ -845,6 +900,7 @@ impl Queue {
         if self.has_paged && !self.is_durable {
             effects.facts.push(Fact::Forget { queue: self.id });
         }
+        self.report_end();
         self.deleted = true;
         self.permit = None;
         (count, self.consumers.take().map_or_else(Vec::new, |mut consumers| consumers.remove_all()))
@@ -854,15 +910,18 @@ impl Queue {
     /// there.
     pub fn restore(&mut self, recovered: RecoveredQueue) {
         self.next_sequence = recovered.next_sequence.max(1);
+        self.noted_sequence = self.next_sequence;
         self.redelivered_up_to = recovered.delivered_up_to;
         self.delivered = recovered.delivered_up_to;
         self.delivered_noted = recovered.delivered_up_to;
         let held = recovered.held.iter().map(|hold| hold.sequence);
         self.ready.restore(&recovered.backlog, held, recovered.deadlines, recovered.body_bytes);
+        self.note_restored(self.ready.len(), self.ready.body_bytes());
         for hold in recovered.held {
             self.rare().holds.restore(&hold);
         }
         self.count_flights();
+        self.report();
     }
 
     /// Takes over the keys that it remembered before the start, after [`Queue::restore`].
@@ -872,7 +931,24 @@ impl Queue {
         };
         self.next_sequence = self.next_sequence.max(recovered.keys.len() as u64 + 1);
         let next_sequence = self.next_sequence;
+        self.noted_sequence = next_sequence;
         self.rare().keys.restore(recovered, next_sequence, cache_size, now_ms);
+    }
+
+    /// Whether there are messages from before the start whose keys it has to know, by which it compares with what it holds.
+    pub fn lacks_keys(&self) -> bool {
+        let compares = self.arguments.deduplication.as_ref().is_some_and(|rules| !rules.remembers);
+        let holds = self.rare.as_ref().is_some_and(|rare| !rare.holds.is_empty());
+        compares && (holds || !self.ready.is_empty())
+    }
+
+    /// Makes the key of a message that it holds known.
+    pub fn learn_key(&mut self, sequence: u64, message: &Message, now: Now) {
+        let Some(rules) = &self.arguments.deduplication else { return };
+        let (size, key) = (rules.cache_size, rules.key_of(message, now.unix_ms));
+        if let Some(key) = key {
+            self.rare().keys.insert(sequence, key, size, now.unix_ms);
+        }
     }
 
     /// Whether it was deleted: someone may still hold the handle.
@@ -927,6 +1003,7 @@ fn key_of(arguments: &QueueArguments, entry: &Entry) -> Option<u64> {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.pager.account(self.resident_bytes, 0);
+        self.report_end();
     }
 }
 

@@ -63,7 +63,7 @@ impl Queue {
 
     pub(super) fn wanted(&self) -> Option<(Chunk, Option<PriorityLevel>)> {
         let has_consumers = self.has_consumers();
-        let is_needed = has_consumers || !self.waiting.is_empty() || self.has_excess();
+        let is_needed = has_consumers || self.is_awaited() || self.has_excess();
         if is_needed { self.ready.wanted(has_consumers) } else { None }
     }
 
@@ -155,16 +155,16 @@ impl Queue {
     /// Wakes the connection once the head is in memory, or the queue empty: for a basic.get that found it paged.
     pub fn await_head(&mut self, outbox: &Arc<Outbox>, handle: &Arc<QueueHandle>) {
         // Bounded by the connections: each waits with one basic.get.
-        if !self.waiting.iter().any(|known| Arc::ptr_eq(known, outbox)) {
-            self.waiting.push(Arc::clone(outbox));
+        let waiting = &mut self.activity().waiting;
+        if !waiting.iter().any(|known| Arc::ptr_eq(known, outbox)) {
+            waiting.push(Arc::clone(outbox));
         }
         self.request_load(handle);
     }
 
     /// Wakes those who wait with basic.get.
     pub(super) fn wake_waiting(&mut self, effects: &mut Effects) {
-        for outbox in self.waiting.drain(..) {
-            effects.wakes.add(&outbox);
-        }
+        let waiting = self.activity.as_mut().map(|activity| std::mem::take(&mut activity.waiting));
+        waiting.into_iter().flatten().for_each(|outbox| effects.wakes.add(&outbox));
     }
 }

@@ -80,6 +80,14 @@ enum Piece {
 }
 
 impl Piece {
+    /// The first sequence number that it stands for.
+    fn first(&self) -> u64 {
+        match self {
+            Piece::Chunk(chunk) => chunk.first,
+            piece => piece.last(),
+        }
+    }
+
     /// The last sequence number that it stands for.
     fn last(&self) -> u64 {
         match self {
@@ -255,6 +263,17 @@ impl Ready {
     /// Octets of their bodies.
     pub(super) fn body_bytes(&self) -> u64 {
         self.body_bytes
+    }
+
+    /// How many only the log has.
+    pub(super) fn paged_len(&self) -> u64 {
+        let in_memory = self.levels.iter().map(Level::len_in_memory).sum::<usize>();
+        self.len - in_memory as u64
+    }
+
+    /// The lowest sequence number, but for those that are out of sequence.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.levels.iter().filter_map(Level::oldest).min()
     }
 
     /// Octets of those in memory.
@@ -569,6 +588,15 @@ fn number_of(priorities: Option<PriorityLevel>) -> u8 {
 impl Level {
     fn is_empty(&self) -> bool {
         self.arrived.is_empty() && self.returned.is_empty()
+    }
+
+    fn len_in_memory(&self) -> usize {
+        self.returned.len() + self.arrived.len() - self.chunks - self.gone
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        let returned = self.returned.first_key_value().map(|(sequence, _)| *sequence);
+        returned.into_iter().chain(self.arrived.front().map(Piece::first)).min()
     }
 
     fn has_head(&self) -> bool {

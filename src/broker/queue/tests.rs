@@ -324,6 +324,9 @@ impl Bench {
     fn consume_as(&mut self, id: u32, connection: usize, of: (u16, i64, bool, bool)) -> Result<(), Refusal> {
         let (prefetch, priority, no_ack, exclusive) = of;
         let spec = ConsumerSpec {
+            tag: "tag".into(),
+            channel: 1,
+            arguments: Table::default(),
             id: ConsumerId { place: id, generation: 0 },
             outbox: Arc::clone(&self.outboxes[connection]),
             credit: Arc::clone(&self.credits[connection]),

@@ -38,6 +38,11 @@ impl UnsettledSlab {
         self.slots.iter().flatten().map(|unsettled| &unsettled.entry)
     }
 
+    /// The messages, and who has them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Unsettled> {
+        self.slots.iter().flatten()
+    }
+
     /// Keeps a message until it is settled.
     pub(super) fn insert(&mut self, unsettled: Unsettled) -> Slot {
         if let Some(free) = self.free.pop() {

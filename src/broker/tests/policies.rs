@@ -46,11 +46,11 @@ impl Client {
     }
 
     fn put(&self, policy: Policy) {
-        assert_ne!(self.broker.put_policy("/", policy, NOW).expect("there is a host"), Lsn(0));
+        assert_ne!(self.broker.put_policy("/", policy, None, NOW).expect("there is a host"), Lsn(0));
     }
 
     fn delete(&self, name: &str) {
-        let deleted = self.broker.delete_policy("/", PolicyKind::User, name, NOW);
+        let deleted = self.broker.delete_policy("/", PolicyKind::User, name, None, NOW);
         assert_ne!(deleted.expect("there is a host"), Lsn(0));
     }
 
@@ -271,15 +271,15 @@ fn b1_every_change_of_policies_is_recorded_once() {
     let client = Client::new(broker());
     client.facts();
     client.put(max_length(1));
-    assert_eq!(client.broker.put_policy("/", max_length(1), NOW), Ok(Lsn(0)), "it is there");
+    assert_eq!(client.broker.put_policy("/", max_length(1), None, NOW), Ok(Lsn(0)), "it is there");
     client.put(max_length(2));
     client.delete("p");
-    assert_eq!(client.broker.delete_policy("/", PolicyKind::User, "p", NOW), Ok(Lsn(0)), "it is gone");
+    assert_eq!(client.broker.delete_policy("/", PolicyKind::User, "p", None, NOW), Ok(Lsn(0)), "it is gone");
     let recorded: Vec<_> = client.facts().iter().map(|fact| format!("{fact:?}")).collect();
     let kinds = ["PolicyPut", "PolicyPut", "PolicyDeleted"].map(|kind| format!("Define({kind}"));
     assert_eq!(recorded.len(), 3);
     assert!(recorded.iter().zip(&kinds).all(|(fact, kind)| fact.starts_with(kind.as_str())), "{recorded:?}");
-    let refused = client.broker.put_policy("no", max_length(1), NOW).expect_err("no such host");
+    let refused = client.broker.put_policy("no", max_length(1), None, NOW).expect_err("no such host");
     assert_eq!(refused.to_string(), "virtual host 'no' does not exist");
 }
 

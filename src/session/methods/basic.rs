@@ -64,10 +64,13 @@ impl Channel {
         }
         if global {
             self.credit.set_limit(count);
+            self.status.global_prefetch.set(count.into());
         } else {
             // RabbitMQ: a limit for each consumer ends the one of the channel.
             self.credit.set_limit(0);
             self.prefetch = count;
+            self.status.global_prefetch.set(0);
+            self.status.prefetch.set(count.into());
         }
         self.resume_consumers(shared);
         shared.out.method(self.number, &ServerMethod::BasicQosOk);
@@ -126,6 +129,9 @@ impl Channel {
         });
         let spec = ConsumerSpec {
             id,
+            tag: Arc::clone(&tag),
+            channel: self.number,
+            arguments: consume.arguments.clone(),
             outbox: Arc::clone(&shared.outbox),
             credit: Arc::clone(&self.credit),
             prefetch: self.prefetch,
@@ -141,6 +147,7 @@ impl Channel {
             return Err(refusal);
         }
         self.consumers.insert(Arc::clone(&tag), id);
+        self.status.consumers.set(self.consumers.len() as u64);
         // Deliveries come through the outbox, so consume-ok goes out before the first of them.
         let consume_ok = ServerMethod::BasicConsumeOk { consumer_tag: tag.as_ref().to_owned() };
         self.reply(consume.nowait, &consume_ok, shared);
@@ -171,6 +178,7 @@ impl Channel {
             is_told: false,
         });
         self.consumers.insert(Arc::clone(&tag), consumer);
+        self.status.consumers.set(self.consumers.len() as u64);
         let name: Arc<str> = generated_name(&format!("{REPLY_TO}.")).into();
         let outbox = Arc::clone(&shared.outbox);
         shared.broker.reply_consumers.insert(Arc::clone(&name), ReplyConsumer { outbox, consumer });
@@ -204,7 +212,11 @@ impl Channel {
                 drop(locked);
                 self.get_ok(&queue, &got, shared);
             }
-            Ok(None) => shared.out.method(self.number, &ServerMethod::BasicGetEmpty),
+            Ok(None) => {
+                drop(locked);
+                self.count_get(None, shared);
+                shared.out.method(self.number, &ServerMethod::BasicGetEmpty);
+            }
             Err(Paged) => {
                 locked.await_head(&shared.outbox, &queue);
                 drop(locked);
@@ -215,6 +227,7 @@ impl Channel {
 
     fn get_ok(&mut self, queue: &Arc<QueueHandle>, got: &Got, shared: &mut Shared) {
         let message = &got.entry.message;
+        self.count_get(Some(got), shared);
         let tag = self.track_get(queue, got.slot, got.entry.sequence, shared);
         let changed;
         let mut content = content(message);
@@ -246,7 +259,10 @@ impl Channel {
         if multiple || matches!(self.mode, Mode::Transaction(_)) {
             let deliveries = self.take_unacked_up_to(tag, multiple)?;
             match &mut self.mode {
-                Mode::Transaction(transaction) => transaction.ack(deliveries),
+                Mode::Transaction(transaction) => {
+                    self.status.uncommitted_acks.add_alone(deliveries.len() as u64);
+                    transaction.ack(deliveries);
+                }
                 _ => self.settle(deliveries, false, shared),
             }
         } else {
@@ -265,6 +281,9 @@ impl Channel {
         shared: &mut Shared,
     ) -> Result<(), Refusal> {
         let deliveries = self.take_unacked_up_to(tag, multiple)?;
+        if matches!(self.mode, Mode::Transaction(_)) {
+            self.status.uncommitted_acks.add_alone(deliveries.len() as u64);
+        }
         match (&mut self.mode, requeue) {
             (Mode::Transaction(transaction), Some(how)) => transaction.requeue(deliveries, how),
             (Mode::Transaction(transaction), None) => transaction.reject(deliveries),
@@ -280,6 +299,7 @@ impl Channel {
         } else {
             self.unacked.take(tag).map(|delivery| vec![delivery])
         };
+        self.show_unacked();
         deliveries.ok_or_else(|| unknown_tag(tag))
     }
 

@@ -1,5 +1,7 @@
 //! Class tx (90), and RabbitMQ's class confirm (85): how a channel's publishes take effect.
 
+use std::sync::atomic::Ordering;
+
 use crate::{
     amqp::{ClientMethod, ServerMethod},
     broker::refusal::Refusal,
@@ -24,7 +26,10 @@ impl Channel {
 
     fn select_transaction(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
         match self.mode {
-            Mode::Plain => self.mode = Mode::Transaction(Transaction::default()),
+            Mode::Plain => {
+                self.mode = Mode::Transaction(Transaction::default());
+                self.status.is_transactional.store(true, Ordering::Relaxed);
+            }
             Mode::Transaction(_) => {}
             Mode::Confirm(_) => {
                 return Err(Refusal::precondition_failed("cannot switch from confirm to tx mode"));
@@ -36,7 +41,10 @@ impl Channel {
 
     fn select_confirms(&mut self, nowait: bool, shared: &mut Shared) -> Result<(), Refusal> {
         match self.mode {
-            Mode::Plain => self.mode = Mode::Confirm(Confirms::default()),
+            Mode::Plain => {
+                self.mode = Mode::Confirm(Confirms::default());
+                self.status.confirms.store(true, Ordering::Relaxed);
+            }
             Mode::Confirm(_) => {}
             Mode::Transaction(_) => {
                 return Err(Refusal::precondition_failed("cannot switch from tx to confirm mode"));
@@ -53,12 +61,18 @@ impl Channel {
         }
     }
 
+    fn show_nothing_uncommitted(&self) {
+        self.status.uncommitted.set(0);
+        self.status.uncommitted_acks.set(0);
+    }
+
     /// Publishes first, then settlements, and all their facts in one append: the log makes them atomic.
     fn commit(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
         let Commit { publications, acked, rejected, requeued } = self.transaction()?.commit();
         for publication in publications {
-            publication.send_again(self.number, shared);
+            publication.send_again(self.number, &self.status, shared);
         }
+        self.show_nothing_uncommitted();
         self.settle(acked, false, shared);
         self.settle(rejected, true, shared);
         for (how, deliveries) in requeued {
@@ -76,6 +90,7 @@ impl Channel {
 
     fn roll_back(&mut self, shared: &mut Shared) -> Result<(), Refusal> {
         let settled = self.transaction()?.roll_back();
+        self.show_nothing_uncommitted();
         self.restore_unacked(settled, shared);
         shared.out.method(self.number, &ServerMethod::TxRollbackOk);
         Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::{
     amqp::{PropertiesBuilder, Table, Value},
-    broker::journal::Fact,
+    broker::{effects::Effects, journal::Fact},
     storage::{Log, Options, disk::FileDisk, open},
 };
 
@@ -302,6 +302,7 @@ fn started(directory: &Path) -> (Arc<Broker>, Log) {
     let opened = open(Arc::new(FileDisk::new(directory)), options).expect("a sound directory");
     let broker = broker(limits());
     broker.restore(opened.recovered, Now::made_up(1_000_000));
+    broker.learn_keys(Now::made_up(1_000_000), |load| opened.reader.load(load)).expect("it can be read");
     (broker, opened.log)
 }
 
@@ -318,18 +319,12 @@ fn write(script: &mut Script, log: &mut Log) {
 #[test]
 fn b4_keys_are_known_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
-    let sent = |script: &mut Script, log: &mut Log, exchange: &str, key: &str, mode: u8| {
+    let sent = |script: &mut Script, log: &mut Log, (exchange, to): (&str, &str), key: &str, mode: u8| {
         let properties = with_headers(&[("x-deduplication-header", key.into())], mode);
-        script.feed(&wire::publish(
-            1,
-            exchange,
-            if exchange.is_empty() { "u" } else { "q" },
-            0,
-            &properties,
-            b"body",
-        ));
+        script.feed(&wire::publish(1, exchange, to, 0, &properties, b"body"));
         write(script, log);
     };
+    let ways = [("x", "q"), ("", "u"), ("", "held")];
     {
         let (broker, mut log) = started(directory.path());
         let mut script = Script::with_channel(&broker);
@@ -341,6 +336,8 @@ fn b4_keys_are_known_after_a_restart() {
                 wire::DURABLE,
                 &fields(&[(UNIQUE, Value::Bool(true)), (SIZE, Value::I32(9))]),
             ),
+            // This one knows what it holds, no more.
+            wire::declare_queue_with("held", wire::DURABLE, &fields(&[(UNIQUE, Value::Bool(true))])),
             Method::new(40, 10)
                 .u16(0)
                 .short("x")
@@ -353,9 +350,9 @@ fn b4_keys_are_known_after_a_restart() {
             script.feed(&declaration.on(1));
             write(&mut script, &mut log);
         }
-        for exchange in ["x", ""] {
-            sent(&mut script, &mut log, exchange, "a", 2);
-            sent(&mut script, &mut log, exchange, "transient", 1);
+        for way in ways {
+            sent(&mut script, &mut log, way, "a", 2);
+            sent(&mut script, &mut log, way, "transient", 1);
         }
         log.close().expect("closed");
     }
@@ -365,12 +362,17 @@ fn b4_keys_are_known_after_a_restart() {
     let ready = |name| {
         broker.virtual_host("/").and_then(|host| host.queue(name)).map(|queue| queue.lock().ready_count())
     };
-    for (exchange, queue) in [("x", "q"), ("", "u")] {
+    for (exchange, queue) in ways {
+        let way = (exchange, queue);
         assert_eq!(ready(queue), Some(1), "the persistent one");
-        sent(&mut script, &mut log, exchange, "a", 2);
+        sent(&mut script, &mut log, way, "a", 2);
         assert_eq!(ready(queue), Some(1), "a is known");
-        sent(&mut script, &mut log, exchange, "transient", 1);
-        sent(&mut script, &mut log, exchange, "transient", 1);
+        sent(&mut script, &mut log, way, "transient", 1);
+        sent(&mut script, &mut log, way, "transient", 1);
         assert_eq!(ready(queue), Some(2), "what was lost may come again, once");
     }
+    let held = broker.virtual_host("/").and_then(|host| host.queue("held")).expect("it is there");
+    held.lock().purge(&mut Effects::default());
+    sent(&mut script, &mut log, ("", "held"), "a", 2);
+    assert_eq!(ready("held"), Some(1), "what it does not hold any more may come again");
 }

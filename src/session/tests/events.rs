@@ -286,6 +286,7 @@ fn a8_a_login_that_fails_and_what_operators_do_are_told() {
         [
             "user.authentication.failure",
             "vhost.created",
+            "vhost.limits.set",
             "user.tags.set",
             "permission.created",
             "permission.deleted",
@@ -298,11 +299,11 @@ fn a8_a_login_that_fails_and_what_operators_do_are_told() {
     let time = format!("timestamp_in_ms:long {}", watcher.now_ms);
     let by = "user_who_performed_action:S rmq-internal";
     told_as(
-        &told[3],
+        &told[4],
         "permission.created",
         &[by, "read:S r", "write:S w", "configure:S c", "vhost:S v", "user:S ann", &time],
     );
-    told_as(&told[6], "alarm.set", &["node:S leveret@test", "source:S memory", &time]);
+    told_as(&told[7], "alarm.set", &["node:S leveret@test", "source:S memory", &time]);
 }
 
 #[test]
@@ -313,10 +314,12 @@ fn a8_policies_are_told() {
     let definition = Table(vec![("max-length".into(), Value::I64(9))]);
     let policy = Policy::new(PolicyKind::User, "p", "^q", ApplyTo::Queues, 7, definition).expect("sound");
     for _ in 0..2 {
-        broker.put_policy("/", policy.clone(), watcher.now()).expect("the virtual host is there");
+        broker.put_policy("/", policy.clone(), None, watcher.now()).expect("the virtual host is there");
     }
     for _ in 0..2 {
-        broker.delete_policy("/", PolicyKind::User, "p", watcher.now()).expect("the virtual host is there");
+        broker
+            .delete_policy("/", PolicyKind::User, "p", None, watcher.now())
+            .expect("the virtual host is there");
     }
     let told = told(&mut watcher);
     let time = format!("timestamp_in_ms:long {}", watcher.now_ms);

@@ -1,7 +1,10 @@
 //! From the protocol header to `connection.open`, and heartbeats.
 
 use super::*;
-use crate::amqp::{Table, Value};
+use crate::{
+    amqp::{Table, Value},
+    broker::connections::TlsStatus,
+};
 
 /// What `connection.start` says before its mechanisms and locales: the version and the properties.
 fn start(arguments: &[u8]) -> ((u8, u8), Table, String) {
@@ -324,4 +327,71 @@ fn a2_a_secret_is_updated() {
     let mut script = Script::open(&broker(limits()));
     script.send(0, Method::new(10, 70).long(b"secret").short("it was time"));
     script.expect(Event::bare(0, 10, 71));
+}
+
+/// A client that has shown a certificate, or none.
+fn over_tls(address: &str, login: Option<&str>) -> Script {
+    let tls = TlsStatus { peer_login: login.map(str::to_owned), ..TlsStatus::default() };
+    let peer = Peer::new(address.parse().expect("an address"), ([127, 0, 0, 1], 5671).into());
+    let peer = Peer { tls: Some(Arc::new(tls)), ..peer };
+    let mut script = Script::accepted_from(&broker(limits()), peer);
+    script.raw(wire::HEADER);
+    script
+}
+
+#[test]
+fn a_certificate_stands_for_its_user() {
+    let mut script = over_tls("127.0.0.1:1", Some("guest"));
+    assert!(start(&script.expect_ids(0, (10, 10))).2.contains(" EXTERNAL"));
+    script.send(0, wire::start_ok_with(&[], "EXTERNAL", b"somebody else"));
+    script.expect_ids(0, (10, 30));
+    script.send(0, wire::tune_ok(2047, 131_072, 0));
+    script.send(0, wire::open("/"));
+    script.expect_ids(0, (10, 41));
+}
+
+#[test]
+fn a_certificate_of_nobody_or_from_the_wrong_place_is_refused() {
+    for (address, login) in [("127.0.0.1:1", "CN=nobody"), ("192.0.2.1:1", "guest")] {
+        let mut script = over_tls(address, Some(login));
+        script.expect_ids(0, (10, 10));
+        let properties = wire::start_ok("", "", &["authentication_failure_close"]).0;
+        let length = u32::from_be_bytes(properties[4..8].try_into().expect("four octets")) as usize;
+        script.send(0, wire::start_ok_with(&properties[8..8 + length], "EXTERNAL", b""));
+        let text = "ACCESS_REFUSED - Login was refused using authentication mechanism EXTERNAL. For details see the broker logfile.";
+        let text = text.to_owned();
+        script.expect(Event::ConnectionClose { code: 403, text, method: (0, 0) });
+    }
+}
+
+#[test]
+fn external_needs_a_certificate() {
+    let mut plain = Script::accepted(&broker(limits()), "127.0.0.1:1");
+    plain.raw(wire::HEADER);
+    for mut script in [plain, over_tls("127.0.0.1:1", None)] {
+        assert!(!start(&script.expect_ids(0, (10, 10))).2.contains("EXTERNAL"));
+        script.send(0, wire::start_ok_with(&[], "EXTERNAL", b""));
+        let text = "COMMAND_INVALID - unknown authentication mechanism 'EXTERNAL'".to_owned();
+        script.expect(Event::ConnectionClose { code: 503, text, method: (10, 11) });
+    }
+}
+
+#[test]
+fn a_client_of_another_protocol_is_recognised() {
+    use super::super::handshake::foreign_protocol;
+    for (input, expected) in [
+        (&b"\x16\x03\x01\x02\x00\x01"[..], "TLS, "),
+        (b"GET / HTTP/1.1\r\n", "HTTP, "),
+        (b"PROXY TCP4 1.2.3.4", "the PROXY protocol, "),
+        (b"\r\n\r\n\x00\r\nQUIT\n", "the PROXY protocol, "),
+        (b"AMQP\x03\x01\x00\x00", "AMQP 1.0, "),
+        (b"AMQP\x00\x01\x00\x00", "AMQP 1.0, "),
+        (b"AMQP\x00\x00\x0a\x00", "another version"),
+        (b"\x10\x20\x00\x04MQTT", "what may be MQTT"),
+        (b"CONNECT\n", "what may be STOMP"),
+        (b"SSH-2.0-x", "something else"),
+        (b"", "something else"),
+    ] {
+        assert!(foreign_protocol(input).starts_with(expected), "{input:?}");
+    }
 }

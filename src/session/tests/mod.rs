@@ -7,7 +7,9 @@ mod delivery;
 mod durability;
 mod events;
 mod handshake;
+mod interceptors;
 mod limits;
+mod operators;
 mod paging;
 mod policies;
 mod refusals;
@@ -88,7 +90,10 @@ impl Script {
     /// A connection that was just accepted.
     fn accepted(broker: &Arc<Broker>, address: &str) -> Self {
         let address = address.parse().expect("an address");
-        let peer = Peer { address, local: ([127, 0, 0, 1], 5672).into() };
+        Self::accepted_from(broker, Peer::new(address, ([127, 0, 0, 1], 5672).into()))
+    }
+
+    fn accepted_from(broker: &Arc<Broker>, peer: Peer) -> Self {
         let now_ms = 1_000_000;
         let session = Session::new(Arc::clone(broker), peer, Now::made_up(now_ms));
         let broker = Arc::clone(broker);

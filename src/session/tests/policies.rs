@@ -11,7 +11,7 @@ fn put(broker: &Broker, pattern: &str, definition: &[(&str, Value)], now: Now) {
         Table(definition.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect());
     let policy =
         Policy::new(PolicyKind::User, "p", pattern, ApplyTo::All, 0, definition).expect("a sound policy");
-    broker.put_policy("/", policy, now).expect("there is a host");
+    broker.put_policy("/", policy, None, now).expect("there is a host");
 }
 
 fn publish_each(script: &mut Script, bodies: &[&str]) {
@@ -89,7 +89,7 @@ fn a4_what_was_unroutable_goes_to_the_alternate_exchange_of_a_policy() {
     put(&broker, "^amq\\.direct$", &[("alternate-exchange", "amq.fanout".into())], script.now());
     // The connection has found the route of such a message before.
     script.publish(1, "amq.direct", "k", 0, &[0, 0], b"b");
-    broker.delete_policy("/", PolicyKind::User, "p", script.now()).expect("there is a host");
+    broker.delete_policy("/", PolicyKind::User, "p", None, script.now()).expect("there is a host");
     script.publish(1, "amq.direct", "k", 0, &[0, 0], b"c");
     assert_eq!(drain(&mut script), ["b"]);
 }

@@ -25,9 +25,13 @@ use crate::{
 #[derive(Debug, Default)]
 pub(in crate::storage) struct Definitions {
     next_id: u64,
+    /// What tells of the last file that was loaded.
+    loaded: Option<Definition>,
     users: BTreeMap<Arc<str>, Definition>,
     hosts: BTreeMap<Arc<str>, Host>,
     queues: BTreeMap<QueueId, Queue>,
+    /// Global parameters, by name.
+    globals: BTreeMap<Arc<str>, Definition>,
 }
 
 impl Definitions {
@@ -40,6 +44,11 @@ impl Definitions {
                 let host = self.host(name);
                 host.put = Some(definition);
             }
+            D::VirtualHostDescribed { ref name, .. } => {
+                let host = self.host(name);
+                host.described = Some(definition);
+            }
+            D::FileLoaded { .. } => self.loaded = Some(definition),
             D::VirtualHostDeleted { name } => self.delete_host(&name),
             D::UserPut(ref user) => drop(self.users.insert(Arc::clone(&user.name), definition)),
             D::UserDeleted { name } => self.delete_user(&name),
@@ -77,6 +86,18 @@ impl Definitions {
             D::PolicyDeleted { virtual_host, kind, name } => {
                 self.change_host(&virtual_host, |host| drop(host.policies.remove(&(kind, name))));
             }
+            D::ParameterPut(ref parameter) => {
+                let key = (Arc::clone(&parameter.component), Arc::clone(&parameter.name));
+                let host = Arc::clone(&parameter.virtual_host);
+                self.host(&host).parameters.insert(key, definition);
+            }
+            D::ParameterDeleted { virtual_host, component, name } => {
+                self.change_host(&virtual_host, |host| drop(host.parameters.remove(&(component, name))));
+            }
+            D::GlobalParameterPut { ref name, .. } => {
+                self.globals.insert(Arc::clone(name), definition);
+            }
+            D::GlobalParameterDeleted { name } => drop(self.globals.remove(&name)),
             D::Unbound(binding) => {
                 let host = Arc::clone(&binding.virtual_host);
                 self.change_host(&host, |host| host.bindings.remove(binding));
@@ -111,13 +132,16 @@ impl Definitions {
         let mut definitions = Vec::new();
         let (mut grants, mut policies) = (Vec::new(), Vec::new());
         let (mut exchanges, mut bindings) = (Vec::new(), Vec::new());
+        let mut parameters: Vec<_> = self.globals.into_values().collect();
         for host in self.hosts.into_values() {
             definitions.extend(host.put);
+            definitions.extend(host.described);
             for of_user in host.grants.into_values() {
                 grants.extend(of_user.permission);
                 grants.extend(of_user.topics.into_values());
             }
             policies.extend(host.policies.into_values());
+            parameters.extend(host.parameters.into_values());
             exchanges.extend(host.exchanges.into_values());
             bindings.extend(host.bindings.into_sorted().map(Definition::Bound));
         }
@@ -127,6 +151,8 @@ impl Definitions {
         definitions.append(&mut exchanges);
         definitions.extend(self.queues.into_values().map(|queue| queue.declared));
         definitions.append(&mut bindings);
+        definitions.append(&mut parameters);
+        definitions.extend(self.loaded);
         definitions
     }
 
@@ -208,10 +234,14 @@ struct Queue {
 struct Host {
     /// The definition of the host itself.
     put: Option<Definition>,
+    /// What is said about it.
+    described: Option<Definition>,
     /// By user.
     grants: BTreeMap<Arc<str>, Grants>,
     /// By kind and name.
     policies: BTreeMap<(PolicyKind, Arc<str>), Definition>,
+    /// By component and name.
+    parameters: BTreeMap<(Arc<str>, Arc<str>), Definition>,
     exchanges: BTreeMap<Arc<str>, Definition>,
     queues: HashMap<Arc<str>, QueueId>,
     bindings: Bindings,
@@ -220,8 +250,10 @@ struct Host {
 impl Host {
     fn is_empty(&self) -> bool {
         self.put.is_none()
+            && self.described.is_none()
             && self.grants.is_empty()
             && self.policies.is_empty()
+            && self.parameters.is_empty()
             && self.exchanges.is_empty()
             && self.queues.is_empty()
             && self.bindings.is_empty()

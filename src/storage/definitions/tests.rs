@@ -28,6 +28,43 @@ fn binding() -> Binding {
     }
 }
 
+fn metadata() -> Metadata {
+    Metadata {
+        description: "d".to_owned(),
+        tags: vec!["a".to_owned(), "bc".to_owned()],
+        default_queue_type: Some(QueueKind::Quorum),
+        is_protected: true,
+    }
+}
+
+/// A user without a password, and one whose password is hashed by MD5.
+#[test]
+fn the_passwords_of_format_3_are_read_back() {
+    let hashes = [
+        PasswordHash::none(HashingAlgorithm::Sha512),
+        PasswordHash::new(HashingAlgorithm::Md5, [7; 4], b"pw"),
+    ];
+    for password in hashes {
+        let user = User {
+            name: "ann".into(),
+            password,
+            tags: Vec::new(),
+            loopback_only: false,
+            connections_max: None,
+            channels_max: None,
+        };
+        let user = Arc::new(user);
+        let decoded = decode(&encoded(&Definition::UserPut(Arc::clone(&user)))).unwrap();
+        let Definition::UserPut(read) = decoded else { panic!("{decoded:?}") };
+        assert_eq!(read, user);
+    }
+}
+
+fn parameter(set_by: Option<Arc<str>>) -> Parameter {
+    let value = serde_json::json!({"a": 1});
+    Parameter { virtual_host: "/".into(), component: "shovel".into(), name: "s".into(), value, set_by }
+}
+
 /// One of each kind, and what it looks like on disk.
 fn golden() -> Vec<(Definition, &'static str)> {
     use Definition as D;
@@ -120,13 +157,34 @@ fn golden() -> Vec<(Definition, &'static str)> {
             D::PolicyDeleted { virtual_host: "/".into(), kind: PolicyKind::User, name: "p".into() },
             "10 01000000 2f 00 01000000 70",
         ),
+        (
+            D::VirtualHostDescribed { name: "/".into(), metadata: Arc::new(metadata()) },
+            "11 01000000 2f 01000000 64 02 01 02000000 01000000 61 02000000 6263",
+        ),
+        (
+            D::FileLoaded { digest: [0xab; 32] },
+            "12 abababababababababababababababababababababababababababababababab",
+        ),
+        (
+            D::ParameterPut(Arc::new(parameter(Some("ann".into())))),
+            "13 01000000 2f 06000000 73686f76656c 01000000 73 07000000 7b2261223a317d 01 03000000 616e6e",
+        ),
+        (
+            D::ParameterDeleted { virtual_host: "/".into(), component: "shovel".into(), name: "s".into() },
+            "14 01000000 2f 06000000 73686f76656c 01000000 73",
+        ),
+        (
+            D::GlobalParameterPut { name: "g".into(), value: Hidden(Arc::new(serde_json::json!(true))) },
+            "15 01000000 67 04000000 74727565",
+        ),
+        (D::GlobalParameterDeleted { name: "g".into() }, "16 01000000 67"),
     ]
 }
 
 #[test]
 fn the_format_does_not_change() {
     let all = golden();
-    assert!(all.iter().map(|(definition, _)| kind(definition)).eq(1..=16), "one of each kind");
+    assert!(all.iter().map(|(definition, _)| kind(definition)).eq(1..=22), "one of each kind");
     for (definition, octets) in all {
         assert_eq!(hex(&encoded(&definition)), octets.replace(' ', ""), "{definition:?}");
     }
@@ -156,12 +214,12 @@ fn values_that_make_no_sense_are_refused() {
     let cases: [(&[u8], &str); 14] = [
         (&[], "it ends early"),
         (&[0], "kind 0 is unknown"),
-        (&[17], "kind 17 is unknown"),
+        (&[23], "kind 23 is unknown"),
         (b"\x02\xff\xff\xff\xffa", "it ends early"),
         (b"\x02\x01\0\0\0\xff", "utf-8"),
         (b"\x02\0\0\0\0x", "1 octets are left over"),
         (b"\x01\0\0\0\0\x02", "a flag is 2"),
-        (b"\x03\0\0\0\0\x03", "hashing algorithm 3 is unknown"),
+        (b"\x03\0\0\0\0\x04", "hashing algorithm 4 is unknown"),
         (b"\x03\0\0\0\0\x01\x04\0\0\0AQID", "base64 of 36 bytes"),
         (b"\x05\0\0\0\0\0\0\0\0\x01\0\0\0(\0\0\0\0\0\0\0\0", "not a regular expression"),
         (b"\x0b\0\0\0\0\0\0\0\0\x01\0\0\0z", "exchange type 'z' is unknown"),
@@ -221,7 +279,8 @@ fn arguments() -> impl Strategy<Value = Table> {
 }
 
 fn user() -> impl Strategy<Value = Definition> {
-    let algorithm = prop_oneof![Just(HashingAlgorithm::Sha256), Just(HashingAlgorithm::Sha512)];
+    let algorithms = [HashingAlgorithm::Sha256, HashingAlgorithm::Sha512, HashingAlgorithm::Md5];
+    let algorithm = prop::sample::select(algorithms.to_vec());
     let password = (algorithm, any::<[u8; 4]>(), "[a-z]{0,5}")
         .prop_map(|(algorithm, salt, password)| PasswordHash::new(algorithm, salt, password.as_bytes()));
     let tags = prop::collection::vec("\\PC{0,10}", 0..4);
@@ -304,6 +363,26 @@ fn policy() -> impl Strategy<Value = Definition> {
     )
 }
 
+fn described() -> impl Strategy<Value = Definition> {
+    let kind = prop::option::of(prop::sample::select(QueueKind::ALL.to_vec()));
+    let tags = prop::collection::vec("\\PC{0,10}", 0..4);
+    (name(), "\\PC{0,20}", tags, kind, any::<bool>()).prop_map(
+        |(name, description, tags, default_queue_type, is_protected)| {
+            let metadata = Metadata { description, tags, default_queue_type, is_protected };
+            Definition::VirtualHostDescribed { name, metadata: Arc::new(metadata) }
+        },
+    )
+}
+
+fn parameter_put() -> impl Strategy<Value = Definition> {
+    (name(), name(), name(), ".*", prop::option::of(name())).prop_map(
+        |(virtual_host, component, name, text, set_by)| {
+            let value = serde_json::json!({"text": text});
+            Definition::ParameterPut(Arc::new(Parameter { virtual_host, component, name, value, set_by }))
+        },
+    )
+}
+
 fn definition() -> impl Strategy<Value = Definition> {
     use Definition as D;
     prop_oneof![
@@ -333,8 +412,21 @@ fn definition() -> impl Strategy<Value = Definition> {
             kind,
             name
         }),
+        parameter_put(),
+        (name(), name(), name()).prop_map(|(virtual_host, component, name)| D::ParameterDeleted {
+            virtual_host,
+            component,
+            name
+        }),
+        (name(), ".*").prop_map(|(name, text)| D::GlobalParameterPut {
+            name,
+            value: Hidden(Arc::new(serde_json::json!([text, 1.5, null])))
+        }),
+        name().prop_map(|name| D::GlobalParameterDeleted { name }),
         any_binding().prop_map(D::Bound),
         any_binding().prop_map(D::Unbound),
+        described(),
+        any::<[u8; 32]>().prop_map(|digest| D::FileLoaded { digest }),
     ]
 }
 
@@ -348,7 +440,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_octets_come_nothing_breaks(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0..18_u8) {
+    fn whatever_octets_come_nothing_breaks(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0..24_u8) {
         let _ = decode(&octets);
         let _ = decode(&[&[kind], &octets[..]].concat());
     }

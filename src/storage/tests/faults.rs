@@ -428,12 +428,12 @@ fn a_directory_of_a_later_version_is_refused_by_name() {
     drop(open_disk(&disk).expect("a new directory"));
     let disk = disk.crash(Crash::Kept);
     let node = String::from_utf8(disk.content("NODE")).expect("text");
-    let at = node.find("= 2").expect("the version") + 2;
-    // '2' and '3' differ in one bit.
-    disk.flip_bit("NODE", at as u64, 0);
+    let at = node.find("= 3").expect("the version") + 2;
+    // '3' and '7' differ in one bit.
+    disk.flip_bit("NODE", at as u64, 2);
     let error = open_disk(&disk).expect_err("of another version").to_string();
     assert_eq!(
         error,
-        "sim/NODE has format version 3, this is leveret for format version 2; use the version of leveret that wrote it"
+        "sim/NODE has format version 7, this is leveret for format version 3; use the version of leveret that wrote it"
     );
 }

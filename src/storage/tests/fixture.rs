@@ -4,6 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use super::{
     super::{
+        FORMAT_VERSION,
         disk::{Disk as _, FileDisk},
         open,
         sim_disk::{Crash, SimDisk},
@@ -18,23 +19,27 @@ use crate::{
         NEVER,
         definition::{Binding, Definition},
         journal::{Fact, Target, cache_of_exchange},
+        parameter::{Hidden, Parameter},
         permission::{Permission, TopicPermission},
-        queue::QueueId,
+        queue::{QueueId, QueueKind},
         restore::{RecoveredHold, RecoveredQueue},
         user::{HashingAlgorithm, PasswordHash, User},
+        vhost::Metadata,
     },
 };
 
 const FORMAT_1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-1");
 const FORMAT_2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-2");
+const FORMAT_3: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-3");
 
 const ORDERS: QueueId = QueueId(3);
 const URGENT: QueueId = QueueId(4);
-/// In the fixture of format 2.
+/// From format 2 on.
 const JOBS: QueueId = QueueId(5);
 
-/// What both fixtures define; the second one has the queue of jobs too.
-fn definitions(has_jobs: bool) -> Vec<Definition> {
+/// What the fixture of a format defines: the second one has the queue of jobs too, the third one what is said about a
+/// virtual host, users with other hashes, and a file that was loaded.
+fn definitions(format: u32) -> Vec<Definition> {
     let (user, virtual_host): (Arc<str>, Arc<str>) = ("ann".into(), "shop".into());
     let queue = |id, name: &str, arguments: Table| Definition::QueueDeclared {
         virtual_host: "shop".into(),
@@ -83,19 +88,55 @@ fn definitions(has_jobs: bool) -> Vec<Definition> {
             arguments: Table::default(),
         }),
     ];
-    if has_jobs {
+    if format >= 2 {
         let quorum = [("x-queue-type".to_owned(), Value::LongStr("quorum".into()))];
         let at = definitions.len() - 1;
         definitions.insert(at, queue(JOBS, "jobs", quorum.into_iter().collect()));
     }
+    if format >= 3 {
+        definitions.insert(1, described());
+        definitions.insert(3, other_user("bob", PasswordHash::none(HashingAlgorithm::Sha512)));
+        definitions.insert(4, other_user("cid", PasswordHash::new(HashingAlgorithm::Md5, [2; 4], b"secret")));
+        let value = Hidden(Arc::new(serde_json::json!("here")));
+        definitions.push(Definition::GlobalParameterPut { name: "place".into(), value });
+        definitions.push(Definition::ParameterPut(Arc::new(Parameter {
+            virtual_host: "shop".into(),
+            component: "shovel".into(),
+            name: "move".into(),
+            value: serde_json::json!({"src-queue": "orders"}),
+            set_by: Some("ann".into()),
+        })));
+        definitions.push(Definition::FileLoaded { digest: [7; 32] });
+    }
     definitions
+}
+
+fn described() -> Definition {
+    let metadata = Metadata {
+        description: "where things are sold".to_owned(),
+        tags: vec!["eu".to_owned()],
+        default_queue_type: Some(QueueKind::Quorum),
+        is_protected: true,
+    };
+    Definition::VirtualHostDescribed { name: "shop".into(), metadata: Arc::new(metadata) }
+}
+
+fn other_user(name: &str, password: PasswordHash) -> Definition {
+    Definition::UserPut(Arc::new(User {
+        name: name.into(),
+        password,
+        tags: Vec::new(),
+        loopback_only: false,
+        connections_max: None,
+        channels_max: None,
+    }))
 }
 
 /// What the fixture of this format was made of: every kind of fact, segments before and behind the checkpoint.
 fn fill() -> SimDisk {
     let disk = SimDisk::new(1);
     let mut opened = open_disk(&disk).expect("a new directory");
-    let mut facts: Vec<Fact> = definitions(true).into_iter().map(Fact::Define).collect();
+    let mut facts: Vec<Fact> = definitions(3).into_iter().map(Fact::Define).collect();
     facts.push(Fact::Define(Definition::QueueDeleted { id: QueueId(50) }));
     opened.log.write(&facts, 1_700_000_000_000).expect("written");
     for sequence in 1..=100 {
@@ -180,7 +221,7 @@ fn a_directory_of_format_1_is_read() {
     let directory = copied(FORMAT_1);
     let mut opened = open_copy(&directory);
     let found = format!("{:?}", opened.recovered.definitions);
-    assert_eq!(found, format!("{:?}", definitions(false)));
+    assert_eq!(found, format!("{:?}", definitions(1)));
     check_orders_and_urgent(&opened);
     assert_eq!(by_priority(recovered(&opened, URGENT)), [(Some(0), 2), (Some(1), 1), (Some(2), 5)]);
     let is_plain = |queue: &RecoveredQueue| queue.deadlines.is_empty() && queue.held.is_empty();
@@ -202,14 +243,24 @@ fn a_directory_of_format_1_is_read() {
 
 #[test]
 fn a_directory_of_format_2_is_read() {
+    check_directory(FORMAT_2, 2);
+}
+
+#[test]
+fn a_directory_of_format_3_is_read() {
     if std::env::var_os("WRITE_FIXTURE").is_some() {
         write(&fill());
     }
-    let directory = copied(FORMAT_2);
+    check_directory(FORMAT_3, 3);
+}
+
+/// The directory holds what [`fill`] has put in, and opening it changes nothing.
+fn check_directory(fixture: &str, format: u32) {
+    let directory = copied(fixture);
     for _ in 0..2 {
         let mut opened = open_copy(&directory);
         let found = format!("{:?}", opened.recovered.definitions);
-        assert_eq!(found, format!("{:?}", definitions(true)));
+        assert_eq!(found, format!("{:?}", definitions(format)));
         check_orders_and_urgent(&opened);
         assert_eq!(by_priority(recovered(&opened, URGENT)), [(Some(0), 3), (Some(2), 5)]);
         assert_eq!(
@@ -232,7 +283,7 @@ fn a_directory_of_format_2_is_read() {
 
 /// Writes the fixture of this format anew. Only for a new format: an old one must stay as it is.
 fn write(disk: &SimDisk) {
-    let path = Path::new(FORMAT_2);
+    let path = Path::new(FORMAT_3);
     fs::create_dir_all(path).expect("made");
     for name in disk.names().into_iter().filter(|name| !name.starts_with("spare")) {
         fs::write(path.join(&name), disk.content(&name)).expect("written");
@@ -271,7 +322,11 @@ fn a_directory_of_format_1_becomes_one_of_this_format_whenever_it_crashes() {
     let whole = on_disk(FORMAT_1);
     drop(open_disk(&whole));
     let operations = whole.operations();
-    assert!(versions(&whole).iter().any(|(_, version)| *version == 2), "something new was written");
+    let says = format!("format_version = {FORMAT_VERSION}\n");
+    assert!(
+        versions(&whole).iter().any(|(_, version)| *version == FORMAT_VERSION),
+        "something new was written"
+    );
     for operation in 0..operations {
         for mode in Crash::ALL {
             let disk = on_disk(FORMAT_1);
@@ -282,7 +337,7 @@ fn a_directory_of_format_1_becomes_one_of_this_format_whenever_it_crashes() {
             let new = versions(&disk).into_iter().find(|(_, version)| *version > 1);
             assert!(new.is_none() || !is_old, "{mode:?} at operation {operation}: {new:?} in format 1");
             assert_eq!(content(&disk), expected, "{mode:?} at operation {operation}");
-            assert!(disk.content("NODE").ends_with(b"format_version = 2\n"));
+            assert!(disk.content("NODE").ends_with(says.as_bytes()));
         }
     }
 }

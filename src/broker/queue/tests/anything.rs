@@ -76,6 +76,7 @@ struct Known {
     deadline_ms: u64,
     level: u8,
     persistent: bool,
+    body_bytes: usize,
     redelivered: bool,
     failed: u16,
     slot: Slot,
@@ -99,6 +100,8 @@ struct Naive {
     expired_late: Vec<u64>,
     /// What has died otherwise.
     dead: Vec<(u64, Reason)>,
+    /// Whether anything has ever expired.
+    has_expired: bool,
 }
 
 impl Naive {
@@ -106,14 +109,26 @@ impl Naive {
         let (now_ms, published) = (1000, 0);
         let (arrived, returned, out, held) = Default::default();
         let (expired, expired_late, dead) = Default::default();
-        Self { arguments, now_ms, published, arrived, returned, out, held, expired, expired_late, dead }
+        Self {
+            arguments,
+            now_ms,
+            published,
+            arrived,
+            returned,
+            out,
+            held,
+            expired,
+            expired_late,
+            dead,
+            has_expired: false,
+        }
     }
 
     fn ready(&self) -> usize {
         self.arrived.len() + self.returned.len()
     }
 
-    fn publish(&mut self, priority: Option<u8>, ttl_ms: u64, persistent: bool) {
+    fn publish(&mut self, priority: Option<u8>, ttl_ms: u64, persistent: bool, body_bytes: usize) {
         self.published += 1;
         let ttl_ms = ttl_ms.min(self.arguments.message_ttl_ms.unwrap_or(NEVER));
         let (highest, default) = match self.arguments.kind {
@@ -125,6 +140,7 @@ impl Naive {
             deadline_ms: if ttl_ms == NEVER { NEVER } else { self.now_ms + ttl_ms },
             level: priority.unwrap_or(default).min(highest),
             persistent,
+            body_bytes,
             redelivered: false,
             failed: 0,
             slot: Slot::NONE,
@@ -144,6 +160,7 @@ impl Naive {
         self.arrived.retain(|known| known.deadline_ms > now_ms);
         self.returned.retain(|known| known.deadline_ms > now_ms);
         for (.., sequence) in due {
+            self.has_expired = true;
             let list = if late.contains(&sequence) { &mut self.expired_late } else { &mut self.expired };
             list.push(sequence);
         }
@@ -181,6 +198,7 @@ impl Naive {
             return;
         }
         if known.deadline_ms <= self.now_ms {
+            self.has_expired = true;
             self.expired.push(known.sequence);
             return;
         }
@@ -229,7 +247,7 @@ fn step(bench: &mut Bench, naive: &mut Naive, step: &Step) {
                     .stored
                     .insert(sequence, LoadedMessage { sequence, delivery_count: 0, deadline_ms, message });
             }
-            naive.publish(*priority, *ttl_ms, *persistent);
+            naive.publish(*priority, *ttl_ms, *persistent, *body_bytes);
         }
         Step::Get => {
             let got = bench.get_paged();
@@ -248,11 +266,13 @@ fn step(bench: &mut Bench, naive: &mut Naive, step: &Step) {
         Step::Ack(index) => {
             if let Some(known) = chosen(index, naive) {
                 assert!(bench.settle_at(known.slot, known.sequence));
+                bench.deliver();
             }
         }
         Step::Reject(index) => {
             if let Some(known) = chosen(index, naive) {
                 assert!(bench.reject_at(known.slot, known.sequence));
+                bench.deliver();
                 naive.dead.push((known.sequence, Rejected));
             }
         }
@@ -304,7 +324,27 @@ fn settle_down(bench: &mut Bench, naive: &mut Naive) {
     bench.log();
     assert_eq!(bench.ready() as usize, naive.ready(), "how many are ready");
     assert_eq!(bench.unacked(), naive.out.len());
+    check_figures(bench, naive);
     check_log(bench, naive);
+}
+
+/// What operators are told is what there is, and the broker's totals are the sum of its queues.
+fn check_figures(bench: &Bench, naive: &Naive) {
+    let figures = bench.handle.lock().figures(bench.effects.now);
+    assert_eq!((figures.ready, figures.unacked), (naive.ready() as u64, naive.out.len() as u64));
+    let stats = &bench.pager.stats;
+    assert_eq!((stats.ready.get(), stats.unacked.get()), (figures.ready, figures.unacked));
+    let body_bytes = |known: &Known| known.body_bytes as u64;
+    assert_eq!(figures.unacked_bytes, naive.out.iter().map(body_bytes).sum::<u64>());
+    assert!(figures.ready_in_memory <= figures.ready);
+    // What expires while only the log has it may have been any of them.
+    if !naive.has_expired {
+        let here = naive.arrived.iter().chain(&naive.returned).chain(&naive.out);
+        let persistent: Vec<&Known> = here.filter(|known| known.persistent).collect();
+        let bytes: u64 = persistent.iter().map(|known| body_bytes(known)).sum();
+        assert_eq!((figures.persistent, figures.persistent_bytes), (persistent.len() as u64, bytes));
+    }
+    assert_eq!(figures.oldest_ready_age_ms.is_some(), figures.ready > 0);
 }
 
 /// The log has what survives, and nothing that has left.

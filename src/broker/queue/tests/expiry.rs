@@ -401,7 +401,7 @@ fn who_waits_for_a_head_that_expires_is_told() {
         bench.publish_dated([10, 10]);
         bench.handle.lock().await_head(&bench.outboxes[0], &bench.handle);
         bench.wait_until(10);
-        assert!(bench.handle.lock().waiting.is_empty(), "nothing is there to wait for");
+        assert!(!bench.handle.lock().is_awaited(), "nothing is there to wait for");
     }
 }
 
@@ -413,7 +413,7 @@ fn who_waits_is_told_when_something_else_becomes_the_head() {
     let got = bench.get_paged().expect("a message");
     bench.handle.lock().await_head(&bench.outboxes[0], &bench.handle);
     bench.return_as(Return::Failed, &got);
-    assert!(bench.handle.lock().waiting.is_empty());
+    assert!(!bench.handle.lock().is_awaited());
 }
 
 #[test]

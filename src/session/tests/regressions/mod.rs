@@ -3,7 +3,7 @@
 mod answers;
 mod stalls;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::amqp::frame::Frames;
@@ -75,10 +75,7 @@ impl Client {
 
     /// The same; `cancel_notify` says that it understands `basic.cancel` from the server.
     fn open_as(broker: &Arc<Broker>, heartbeat_secs: u16, cancel_notify: bool) -> Self {
-        let peer = Peer {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            local: SocketAddr::from((Ipv4Addr::LOCALHOST, 2)),
-        };
+        let peer = Peer::new((Ipv4Addr::LOCALHOST, 1).into(), (Ipv4Addr::LOCALHOST, 2).into());
         let session = Session::new(Arc::clone(broker), peer, Now::default());
         let mut client = Self { session, now: Now::default(), heartbeat_secs, pending: Vec::new() };
         client.pending.extend(b"AMQP\x00\x00\x09\x01");

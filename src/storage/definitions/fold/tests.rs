@@ -6,14 +6,21 @@ use super::*;
 use crate::{
     amqp::{Table, Value},
     broker::{
+        parameter::{Hidden, Parameter},
         permission::{Permission, TopicPermission},
         policy::{ApplyTo, Policy},
         user::{HashingAlgorithm, PasswordHash, User},
+        vhost::Metadata,
     },
 };
 
 fn host(name: &str) -> Definition {
     Definition::VirtualHostPut { name: name.into(), connections_max: None, queues_max: None }
+}
+
+fn described(name: &str, description: &str) -> Definition {
+    let metadata = Metadata { description: description.to_owned(), ..Metadata::default() };
+    Definition::VirtualHostDescribed { name: name.into(), metadata: Arc::new(metadata) }
 }
 
 fn user(name: &str) -> Definition {
@@ -99,6 +106,20 @@ fn policy_deleted(host: &str, kind: PolicyKind, name: &str) -> Definition {
     Definition::PolicyDeleted { virtual_host: host.into(), kind, name: name.into() }
 }
 
+fn parameter(host: &str, name: &str, value: i32) -> Definition {
+    Definition::ParameterPut(Arc::new(Parameter {
+        virtual_host: host.into(),
+        component: "shovel".into(),
+        name: name.into(),
+        value: value.into(),
+        set_by: None,
+    }))
+}
+
+fn parameter_deleted(host: &str, name: &str) -> Definition {
+    Definition::ParameterDeleted { virtual_host: host.into(), component: "shovel".into(), name: name.into() }
+}
+
 fn fold(sequence: &[Definition]) -> Definitions {
     let mut definitions = Definitions::default();
     sequence.iter().cloned().for_each(|definition| definitions.apply(definition));
@@ -147,6 +168,9 @@ fn the_last_word_counts() {
         &[permission("ann", "/", "b"), exchange("/", "x", "fanout")],
     );
     check(&[user("ann"), user("ann"), host("/"), host("/")], &[host("/"), user("ann")]);
+    check(&[host("/"), described("/", "a"), described("/", "b")], &[host("/"), described("/", "b")]);
+    let loaded = |octet| Definition::FileLoaded { digest: [octet; 32] };
+    check(&[loaded(1), host("/"), loaded(2)], &[host("/"), loaded(2)]);
 }
 
 #[test]
@@ -187,6 +211,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
     let in_host = |name| {
         [
             host(name),
+            described(name, "d"),
             permission("ann", name, ""),
             topic_permission("ann", name, "x"),
             policy(name, PolicyKind::User, "p", 0),
@@ -284,7 +309,7 @@ impl Model {
             D::Bound(new) => self.has_destination(new) && !self.has_binding(new),
             D::VirtualHostPut { .. } | D::UserPut(_) | D::PermissionPut { .. } => true,
             D::TopicPermissionPut { .. } | D::QueueDeclared { .. } | D::ExchangeDeclared { .. } => true,
-            D::PolicyPut { .. } => true,
+            D::PolicyPut { .. } | D::ParameterPut(_) | D::GlobalParameterPut { .. } => true,
             _ => false,
         };
         let queue = self.0.iter().find_map(|other| match (definition, other) {
@@ -318,6 +343,7 @@ fn takes(definition: &Definition, other: &Definition, queue: Option<&(Arc<str>, 
     let host_of = |other: &D| match other {
         D::VirtualHostPut { name, .. } => Some(Arc::clone(name)),
         D::Bound(binding) => Some(Arc::clone(&binding.virtual_host)),
+        D::ParameterPut(parameter) => Some(Arc::clone(&parameter.virtual_host)),
         D::PermissionPut { virtual_host, .. }
         | D::PolicyPut { virtual_host, .. }
         | D::TopicPermissionPut { virtual_host, .. }
@@ -348,6 +374,16 @@ fn takes(definition: &Definition, other: &Definition, queue: Option<&(Arc<str>, 
         (D::PolicyDeleted { virtual_host, kind, name }, D::PolicyPut { virtual_host: host, policy: of }) => {
             (virtual_host, *kind, name) == (host, of.kind, &of.name)
         }
+        (D::ParameterPut(parameter), D::ParameterPut(of)) => {
+            (&parameter.virtual_host, &parameter.name) == (&of.virtual_host, &of.name)
+        }
+        (D::ParameterDeleted { virtual_host, name, .. }, D::ParameterPut(of)) => {
+            (virtual_host, name) == (&of.virtual_host, &of.name)
+        }
+        (
+            D::GlobalParameterPut { name, .. } | D::GlobalParameterDeleted { name },
+            D::GlobalParameterPut { name: of, .. },
+        ) => name == of,
         (D::QueueDeleted { id }, D::QueueDeclared { id: of, .. }) => id == of,
         (D::QueueDeleted { .. }, D::Bound(of)) => queue.is_some_and(|(host, name)| {
             !of.to_exchange && (host, name) == (&of.virtual_host, &of.destination)
@@ -404,7 +440,14 @@ fn random_definition(
         },
         45..48 => policy(host_name, policy_kind, name, random.random_range(0..3)),
         48..50 => policy_deleted(host_name, policy_kind, name),
-        50..85 => Definition::Bound(binding(host_name, source, name, on, &[])),
+        50..53 => parameter(host_name, name, random.random_range(0..3)),
+        53..55 => parameter_deleted(host_name, name),
+        55..57 => Definition::GlobalParameterPut {
+            name: name.into(),
+            value: Hidden(Arc::new(random.random_range(0..3).into())),
+        },
+        57..58 => Definition::GlobalParameterDeleted { name: name.into() },
+        58..85 => Definition::Bound(binding(host_name, source, name, on, &[])),
         _ => Definition::Unbound(binding(host_name, source, name, on, &[])),
     }
 }

@@ -17,6 +17,7 @@ import tomllib
 
 import pika
 import pytest
+from rabbitmqadmin import RabbitmqAdmin
 
 pytest.register_assert_rewrite("support")
 
@@ -29,17 +30,29 @@ LOG_TAIL_BYTES = 20_000
 class Broker:
     """The broker under test: where it listens and how to log in as guest."""
 
-    def __init__(self, address, log=None, process=None):
-        """`address` is host:port; `log` the path of the log and `process` the child, if the suite started it."""
+    def __init__(self, address, log=None, process=None, addresses=None):
+        """`address` is host:port; `log` the path of the log and `process` the child, if the suite started it, and
+        `addresses` its ready file."""
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         self.log = log
         self.process = process
+        self.addresses = addresses or {}
 
     @property
     def address(self):
         """host:port of the AMQP listener."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def management(self):
+        """host:port of the HTTP API and the web page. Of a broker that runs already, LEVERET_INTEROP_MANAGEMENT."""
+        return os.environ.get("LEVERET_INTEROP_MANAGEMENT") or self.addresses["management"][0]
+
+    @property
+    def metrics(self):
+        """host:port of the metrics."""
+        return self.addresses["prometheus"][0]
 
     @property
     def is_leveret(self):
@@ -130,21 +143,28 @@ def dead(channel, name):
     return channel.queue_declare(name("dead"), durable=True).method.queue
 
 
-def start_leveret(directory):
-    """Starts the binary in `directory` and waits until it says that every listener accepts."""
+@pytest.fixture
+def rabbitmqadmin(broker):
+    """RabbitMQ's command-line client of the HTTP API: `rabbitmqadmin("list", "queues")`."""
+    return RabbitmqAdmin(broker.management)
+
+
+def start_leveret(directory, configuration=""):
+    """Starts the binary in `directory`, with that text as its configuration, and waits until every listener accepts."""
     binary = os.environ.get("LEVERET_BINARY", REPOSITORY / "target" / "debug" / "leveret")
     config, ready, log = directory / "broker.toml", directory / "ready.toml", directory / "broker.log"
-    config.write_text("")
+    config.write_text(configuration)
     # fmt: off
     command = [
         binary, "--config", config, "--data-dir", directory / "data", "--bind", "127.0.0.1", "--amqp-port", "0",
-        "--management-port", "off", "--prometheus-port", "off", "--ready-file", ready,
+        "--management-port", "0", "--prometheus-port", "0", "--amqp-tls-port", "0", "--management-tls-port", "0",
+        "--prometheus-tls-port", "0", "--ready-file", ready,
     ]
     # fmt: on
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory)
     addresses = wait_until_ready(process, ready, log)
-    return Broker(addresses["amqp"][0], log, process)
+    return Broker(addresses["amqp"][0], log, process, addresses)
 
 
 def wait_until_ready(process, ready, log):

@@ -307,6 +307,8 @@ fn smaller_things_are_answered() {
     assert_eq!((answer.status, &answer.json()["reason"]), (400, &json!("[{key_missing,name}]")));
     assert_eq!(broker.request("POST", "rebalance/queues", None).status, 204);
     assert_eq!(broker.request("DELETE", "reset", None).status, 204);
+    assert_eq!(broker.get("federation-links").json(), json!([]));
+    assert_eq!(broker.get("federation-links/%2F").json(), json!([]));
     let flags = broker.get("feature-flags").json();
     let flags = flags.as_array().expect("flags");
     assert!(flags.iter().all(|flag| flag["state"] == "enabled"));

@@ -1,4 +1,4 @@
-//! `/api/feature-flags`, `/api/deprecated-features` and `/api/extensions`: what the broker can do, for those who ask
+//! `/api/feature-flags`, `/api/deprecated-features`, `/api/extensions` and `/api/federation-links`: what the broker can do, for those who ask
 //! before they use it.
 
 use axum::{
@@ -22,6 +22,14 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/deprecated-features", get(deprecated_features))
         .route("/deprecated-features/used", get(deprecated_features))
         .route("/extensions", get(extensions))
+        .route("/federation-links", get(federation_links))
+        .route("/federation-links/{vhost}", get(federation_links))
+}
+
+/// There is no federation, so there are no links of it; who asks is told so in RabbitMQ's form.
+async fn federation_links(caller: Caller) -> Result<Json<Value>, ApiError> {
+    caller.require(Tag::Monitoring)?;
+    Ok(Json(json!([])))
 }
 
 /// RabbitMQ's flags up to 3.13, and what each of them brings. All of them are on.

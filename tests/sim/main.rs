@@ -78,6 +78,8 @@ const FIXED: [&str; 16] = [
 ];
 /// How long messages are delayed at most, in milliseconds.
 const DELAY_MAX_MS: u64 = 2000;
+/// Runs after which everything that is expected must have happened; some fifty are enough, as a rule.
+const RUNS_MAX: u64 = 500;
 /// Steps after which everything is brought to rest and checked.
 const STEPS_TO_REST: u64 = 150;
 
@@ -100,7 +102,9 @@ fn a_broker_keeps_its_promises() {
         };
         runs += 1;
         seen_once.into_iter().for_each(|(name, count)| *seen.entry(name).or_default() += count);
-        if only.is_some() || Instant::now() >= end {
+        // What is rare takes a slow machine longer: it is not how fast the machine is that decides.
+        let is_complete = steps < 1000 || EXPECTED.iter().all(|name| seen.contains_key(*name));
+        if only.is_some() || (Instant::now() >= end && (is_complete || runs >= RUNS_MAX)) {
             break;
         }
     }

@@ -2,14 +2,13 @@
 
 use axum::{
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, rejection::BytesRejection},
-    http::{Method, StatusCode, request::Parts},
+    extract::{DefaultBodyLimit, FromRequest, Request, rejection::BytesRejection},
+    http::StatusCode,
 };
 use serde_json::{Map, Value};
 
 use super::{
     Shared,
-    caller::{Caller, Tag},
     error::ApiError,
     table::{erlang, to_table},
 };
@@ -20,21 +19,6 @@ const FIELDS_BYTES_MAX: usize = 1 << 20;
 /// The largest one of a request that does, as in RabbitMQ.
 const MESSAGE_BYTES_MAX: usize = 20_000_000;
 
-/// A caller who is an administrator. As an argument of a handler before the body it keeps the body of anybody else from being
-/// read.
-#[derive(Clone, Debug)]
-pub(super) struct Administrator(pub(super) Caller);
-
-impl FromRequestParts<Shared> for Administrator {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let caller = Caller::from_request_parts(parts, api).await?;
-        caller.require(Tag::Administrator)?;
-        Ok(Self(caller))
-    }
-}
-
 /// The fields of a request's body. As in RabbitMQ no body, and `null`, are an object without fields, the content type is
 /// not looked at, and fields that nobody knows are left alone.
 #[derive(Clone, Debug, Default)]
@@ -44,16 +28,24 @@ impl FromRequest<Shared> for Fields {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
-        Self::parse(&octets_of(request).await?)
+        Self::parse(&octets_of(request, FIELDS_BYTES_MAX).await?)
     }
 }
 
-/// The body, if it is not larger than it may be.
-async fn octets_of(mut request: Request) -> Result<Bytes, ApiError> {
-    let path = request.uri().path();
-    let is_message =
-        request.method() == Method::POST && path.starts_with("/exchanges/") && path.ends_with("/publish");
-    let bytes_max = if is_message { MESSAGE_BYTES_MAX } else { FIELDS_BYTES_MAX };
+/// The fields of a body that brings a message, and so may be large.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MessageFields(pub(super) Fields);
+
+impl FromRequest<Shared> for MessageFields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
+        Fields::parse(&octets_of(request, MESSAGE_BYTES_MAX).await?).map(Self)
+    }
+}
+
+/// The body, if it is not larger than that.
+async fn octets_of(mut request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
     DefaultBodyLimit::max(bytes_max).apply(&mut request);
     Bytes::from_request(request, &()).await.map_err(|error| unreadable(&error))
 }
@@ -180,17 +172,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_messages_are_large() {
-        let take = async |method: &str, path: &str, len: usize| {
-            let request = Request::builder().method(method).uri(path);
-            let request = request.body(Body::from(vec![b' '; len])).expect("a request");
-            octets_of(request).await.map(|octets| octets.len())
+    async fn a_body_has_a_bound() {
+        let take = async |len: usize| {
+            let request = Request::new(Body::from(vec![b' '; len]));
+            octets_of(request, 1000).await.map(|octets| octets.len())
         };
-        let too_large = Err(ApiError::TooLarge("The body is larger than this path takes".into()));
-        assert_eq!(take("PUT", "/users/ann", FIELDS_BYTES_MAX).await, Ok(FIELDS_BYTES_MAX));
-        assert_eq!(take("PUT", "/users/ann", FIELDS_BYTES_MAX + 1).await, too_large);
-        assert_eq!(take("PUT", "/exchanges/v/publish", FIELDS_BYTES_MAX + 1).await, too_large);
-        assert_eq!(take("POST", "/exchanges/v/x/publish", MESSAGE_BYTES_MAX).await, Ok(MESSAGE_BYTES_MAX));
-        assert_eq!(take("POST", "/exchanges/v/x/publish", MESSAGE_BYTES_MAX + 1).await, too_large);
+        assert_eq!(take(1000).await, Ok(1000));
+        assert_eq!(
+            take(1001).await,
+            Err(ApiError::TooLarge("The body is larger than this path takes".into()))
+        );
     }
 }

@@ -51,6 +51,12 @@ impl Tag {
 }
 
 impl Caller {
+    async fn with(tag: Tag, parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        let caller = Self::from_request_parts(parts, api).await?;
+        caller.require(tag)?;
+        Ok(caller)
+    }
+
     /// Whether the user has that tag, or one that has what it has. `monitoring` and `policymaker` do not have each other's.
     pub(super) fn has(&self, tag: Tag) -> bool {
         let tags: &[Tag] = match tag {
@@ -121,6 +127,31 @@ impl Caller {
 /// 401 for a virtual host that the user is not shown.
 fn not_this_host() -> ApiError {
     ApiError::not_authorised("User not authorised to access virtual host")
+}
+
+/// A caller who is an administrator. As an argument of a handler before the body it keeps the body of anybody else from being
+/// read.
+#[derive(Clone, Debug)]
+pub(super) struct Administrator(pub(super) Caller);
+
+impl FromRequestParts<Shared> for Administrator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        Caller::with(Tag::Administrator, parts, api).await.map(Self)
+    }
+}
+
+/// The same for who may set policies and parameters.
+#[derive(Clone, Debug)]
+pub(super) struct Policymaker(pub(super) Caller);
+
+impl FromRequestParts<Shared> for Policymaker {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        Caller::with(Tag::Policymaker, parts, api).await.map(Self)
+    }
 }
 
 impl FromRequestParts<Shared> for Caller {

@@ -43,6 +43,35 @@ fn who_may_see_and_change_users_depends_on_tags() {
     );
 }
 
+/// What is not to be done is refused before anybody looks at the body: nobody's memory is filled by who may do nothing.
+#[test]
+fn a_body_is_not_read_for_who_may_not_send_it() {
+    let broker = TestBroker::start("");
+    make_users(&broker);
+    for (method, path) in [
+        ("PUT", "users/a"),
+        ("POST", "users/bulk-delete"),
+        ("PUT", "permissions/%2F/a"),
+        ("PUT", "topic-permissions/%2F/a"),
+        ("PUT", "vhosts/a"),
+        ("PUT", "vhost-limits/%2F/max-queues"),
+        ("PUT", "user-limits/a/max-channels"),
+        ("PUT", "policies/%2F/a"),
+        ("PUT", "operator-policies/%2F/a"),
+        ("PUT", "parameters/shovel/%2F/a"),
+        ("PUT", "global-parameters/a"),
+        ("POST", "definitions"),
+        ("PUT", "cluster-name"),
+        ("POST", "auth/hash_password"),
+        ("PUT", "leveret/memory-high-watermark"),
+        ("PUT", "leveret/amqp"),
+    ] {
+        let answer = broker.request_as("management", "x", method, path, Some("no JSON"));
+        let error = &answer.json()["error"];
+        assert_eq!((answer.status, error), (401, &json!("not_authorised")), "{method} {path}: {answer:?}");
+    }
+}
+
 #[test]
 fn users_are_made_and_changed_as_in_rabbitmq() {
     let broker = TestBroker::start("");

@@ -16,7 +16,7 @@ use crate::{
     management::{
         Shared,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller, Tag},
         error::ApiError,
     },
 };
@@ -72,23 +72,20 @@ async fn attempts_by_source(
 /// Deviation: nothing is forgotten, since whoever reads these counters would take it for a restart.
 async fn forget_attempts(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path(node): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
     api.expect_node(&node)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// What a password is kept as. RabbitMQ 4.3 takes it from the body, since paths end up in logs.
-async fn hash_password(caller: Caller, fields: Fields) -> Result<Json<Value>, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn hash_password(_: Administrator, fields: Fields) -> Result<Json<Value>, ApiError> {
     hashed(fields.expect_text("password")?)
 }
 
 /// As RabbitMQ up to 4.2 takes it.
-async fn hash_path(caller: Caller, Path(password): Path<String>) -> Result<Json<Value>, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn hash_path(_: Administrator, Path(password): Path<String>) -> Result<Json<Value>, ApiError> {
     hashed(&password)
 }
 

@@ -18,8 +18,8 @@ use crate::{
     broker::import::Refused,
     management::{
         Shared,
-        body::{Administrator, unreadable},
-        caller::{Caller, Tag},
+        body::unreadable,
+        caller::{Administrator, Caller},
         definitions::{export, export_host, read, report, shown_refused},
         error::ApiError,
         path::Names,
@@ -45,20 +45,18 @@ struct Download {
 
 async fn export_all(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Query(query): Query<Download>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     exported(query, move || export(&api.broker)).await
 }
 
 async fn export_one(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Names(name): Names<String>,
     Query(query): Query<Download>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let host = api.broker.virtual_host(&name).ok_or(ApiError::NoVirtualHost)?;
     exported(query, move || export_host(&api.broker, &host)).await
 }

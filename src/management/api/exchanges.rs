@@ -17,7 +17,7 @@ use crate::{
     client::{ExchangeDeclare, Published},
     management::{
         Shared, amqp,
-        body::Fields,
+        body::{Fields, MessageFields},
         caller::Caller,
         error::ApiError,
         list::{ListQuery, Row},
@@ -186,7 +186,7 @@ async fn publish_to_default(
     caller: Caller,
     Names(host): Names<String>,
     state: State<Shared>,
-    fields: Result<Fields, ApiError>,
+    fields: Result<MessageFields, ApiError>,
 ) -> Result<Json<Value>, ApiError> {
     publish(caller, Names((host, String::new())), state, fields).await
 }
@@ -195,9 +195,9 @@ async fn publish(
     caller: Caller,
     Names((host, name)): Names<(String, String)>,
     State(api): State<Shared>,
-    fields: Result<Fields, ApiError>,
+    fields: Result<MessageFields, ApiError>,
 ) -> Result<Json<Value>, ApiError> {
-    let fields = fields.map_err(|error| match error {
+    let MessageFields(fields) = fields.map_err(|error| match error {
         ApiError::TooLarge(text) => ApiError::TooLarge(format!("{text}: publish such a message over AMQP")),
         other => other,
     })?;

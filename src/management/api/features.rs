@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::management::{
     Shared,
-    caller::{Caller, Tag},
+    caller::{Administrator, Caller, Tag},
     error::ApiError,
 };
 
@@ -53,8 +53,7 @@ const FEATURE_FLAGS: [(&str, &str); 17] = [
     ("virtual_host_metadata", "Virtual hosts with a description and tags"),
 ];
 
-async fn feature_flags(caller: Caller) -> Result<Json<Value>, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn feature_flags(_: Administrator) -> Result<Json<Value>, ApiError> {
     let flag = |(name, description): (&str, &str)| {
         json!({
             "name": name,
@@ -69,8 +68,7 @@ async fn feature_flags(caller: Caller) -> Result<Json<Value>, ApiError> {
 }
 
 /// It is on already; one that nobody knows is 400, as in RabbitMQ.
-async fn enable_feature(caller: Caller, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn enable_feature(_: Administrator, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     if FEATURE_FLAGS.iter().any(|(known, _)| *known == name) {
         return Ok(StatusCode::NO_CONTENT);
     }
@@ -78,8 +76,7 @@ async fn enable_feature(caller: Caller, Path(name): Path<String>) -> Result<Stat
 }
 
 /// Nothing is going away.
-async fn deprecated_features(caller: Caller) -> Result<Json<Value>, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn deprecated_features(_: Administrator) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!([])))
 }
 

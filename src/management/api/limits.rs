@@ -16,7 +16,7 @@ use crate::{
     management::{
         Shared,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller, Tag},
         error::ApiError,
         list::{self, ListQuery, Row},
         table::erlang,
@@ -92,11 +92,10 @@ async fn of_host(
 
 async fn put_of_host(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((name, limit)): Path<(String, String)>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let max = value(&fields, &limit).map_err(|reason| match reason {
         Reason::Missing(error) => error,
         Reason::Wrong(text) => ApiError::bad_request(format!("Validation failed\n\n{text}\n")),
@@ -110,10 +109,9 @@ async fn put_of_host(
 
 async fn delete_of_host(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((name, limit)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     change_host(&api, &caller, &name, &limit, None).await
 }
 
@@ -171,11 +169,10 @@ fn may_see(caller: &Caller, user: &str) -> bool {
 
 async fn put_of_user(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((name, limit)): Path<(String, String)>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let max = value(&fields, &limit).map_err(|reason| match reason {
         Reason::Missing(error) => error,
         Reason::Wrong(text) => ApiError::bad_request(text),
@@ -188,10 +185,9 @@ async fn put_of_user(
 
 async fn delete_of_user(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((name, limit)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     change_user(&api, &caller, &name, &limit, None).await
 }
 

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     management::{
         Api, Shared,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller, Tag},
         error::ApiError,
         list::{ListQuery, Row},
         process::{self, Process},
@@ -262,32 +262,28 @@ fn sum(memory: &Map<String, Value>) -> u64 {
 }
 
 /// Forgets all samples, so that rates begin anew. Counters go on.
-async fn reset(State(api): State<Shared>, caller: Caller) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn reset(State(api): State<Shared>, _: Administrator) -> Result<StatusCode, ApiError> {
     api.rates.reset();
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn reset_node(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path(node): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
     api.expect_node(&node)?;
     api.rates.reset();
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// One node leads all queues already.
-async fn rebalance(caller: Caller) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn rebalance(_: Administrator) -> Result<StatusCode, ApiError> {
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// What the broker was started with, without its secrets.
-async fn config(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn config(State(api): State<Shared>, _: Administrator) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!({"config": format!("{:#?}", api.config)})))
 }
 

@@ -9,7 +9,7 @@ use crate::{
     management::{
         Api, Listening, Shared,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller, Tag},
         error::ApiError,
         list::ListQuery,
         rates::{Object, View},
@@ -207,10 +207,9 @@ async fn cluster_name(State(api): State<Shared>, _: Caller) -> Json<Value> {
 /// Deviation: the name is what the configuration says, which clients have been told already. RabbitMQ changes it.
 async fn set_cluster_name(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
     let own = &api.broker.identity.cluster_name;
     if fields.expect_text("name")? == own {
         return Ok(StatusCode::NO_CONTENT);

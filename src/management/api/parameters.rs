@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::super::{
     Shared,
     body::Fields,
-    caller::{Caller, Tag},
+    caller::{Caller, Policymaker, Tag},
     error::ApiError,
     list::{ListQuery, Row},
     table::from_table,
@@ -64,8 +64,11 @@ impl Row for Global {
     }
 }
 
-async fn list_all(caller: Caller, State(api): State<Shared>, query: ListQuery) -> Result<Response, ApiError> {
-    caller.require(Tag::Policymaker)?;
+async fn list_all(
+    Policymaker(caller): Policymaker,
+    State(api): State<Shared>,
+    query: ListQuery,
+) -> Result<Response, ApiError> {
     let mut rows = rows(&api, &hosts(&caller, &api));
     // They have a path of their own (RabbitMQ).
     rows.retain(|parameter| &*parameter.component != POLICY);
@@ -73,24 +76,22 @@ async fn list_all(caller: Caller, State(api): State<Shared>, query: ListQuery) -
 }
 
 async fn list_component(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path(component): Path<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Policymaker)?;
     let mut rows = rows(&api, &hosts(&caller, &api));
     rows.retain(|parameter| *parameter.component == *component);
     query.whole_list(rows, |parameter| rendered(parameter)).await
 }
 
 async fn list_of_host(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path((component, vhost)): Path<(String, String)>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Policymaker)?;
     let host = caller.own_host(&api, &vhost)?;
     let mut rows = rows(&api, &[host]);
     rows.retain(|parameter| *parameter.component == *component);
@@ -98,12 +99,11 @@ async fn list_of_host(
 }
 
 async fn get_one(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path((component, vhost, name)): Path<(String, String, String)>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Policymaker)?;
     let host = caller.own_host(&api, &vhost)?;
     let rows = rows(&api, &[host]);
     let is_it = |parameter: &&Arc<Parameter>| *parameter.component == *component && *parameter.name == *name;
@@ -111,12 +111,11 @@ async fn get_one(
 }
 
 async fn put_one(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path((component, vhost, name)): Path<(String, String, String)>,
     fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Policymaker)?;
     caller.own_host(&api, &vhost).map_err(|error| match error {
         ApiError::NotFound => ApiError::NoVirtualHost,
         error => error,
@@ -150,11 +149,10 @@ async fn put_one(
 }
 
 async fn delete_one(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path((component, vhost, name)): Path<(String, String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Policymaker)?;
     caller.own_host(&api, &vhost)?;
     refuse_others(&component)?;
     if api.broker.parameters.get(&vhost, &component, &name).is_none() {
@@ -166,32 +164,29 @@ async fn delete_one(
 }
 
 async fn list_globals(
-    caller: Caller,
+    _: Policymaker,
     State(api): State<Shared>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Policymaker)?;
     let globals = api.broker.parameters.globals().into_iter().map(|(name, value)| Global(name, value));
     query.whole_list(globals.collect(), |Global(name, value)| json!({"name": **name, "value": **value})).await
 }
 
 async fn get_global(
-    caller: Caller,
+    _: Policymaker,
     State(api): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Policymaker)?;
     let value = api.broker.parameters.global(&name).ok_or(ApiError::NotFound)?;
     Ok(Json(json!({"name": name, "value": *value})).into_response())
 }
 
 async fn put_global(
-    caller: Caller,
+    _: Policymaker,
     State(api): State<Shared>,
     Path(name): Path<String>,
     fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Policymaker)?;
     let value = value_of(&fields, &name)?;
     let is_new = api.broker.parameters.global(&name).is_none();
     let put = api.broker.put_global_parameter(&name, value);
@@ -201,11 +196,10 @@ async fn put_global(
 }
 
 async fn delete_global(
-    caller: Caller,
+    _: Policymaker,
     State(api): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Policymaker)?;
     if api.broker.parameters.global(&name).is_none() {
         return Err(ApiError::NotFound);
     }

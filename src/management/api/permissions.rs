@@ -19,7 +19,7 @@ use crate::{
     management::{
         Shared,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller},
         error::ApiError,
         list::{ListQuery, Row},
     },
@@ -122,29 +122,26 @@ pub(in crate::management) fn granted_topics(
     all
 }
 
-async fn list(State(api): State<Shared>, caller: Caller, query: ListQuery) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn list(State(api): State<Shared>, _: Administrator, query: ListQuery) -> Result<Response, ApiError> {
     query.list(granted(&api, |_, _| true), Granted::shown).await
 }
 
 async fn one(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path((virtual_host, user)): Path<(String, String)>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let permission = api.broker.permissions.get(&user, &virtual_host).ok_or(ApiError::NotFound)?;
     Ok(query.one(Granted { user, virtual_host, permission }.shown()))
 }
 
 async fn put(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((virtual_host, user)): Path<(String, String)>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     fields.require(&["configure", "write", "read"])?;
     let [configure, write, read] = ["configure", "write", "read"].map(|name| fields.expect_text(name));
     let (configure, write, read) = (configure?, write?, read?);
@@ -164,10 +161,9 @@ async fn put(
 
 async fn delete(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((virtual_host, user)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     api.broker.permissions.get(&user, &virtual_host).ok_or(ApiError::NotFound)?;
     let definition = Definition::PermissionDeleted { user: user.into(), virtual_host: virtual_host.into() };
     let lsn = api.broker.change(Some(&caller.user.name), || Some(definition));
@@ -176,32 +172,29 @@ async fn delete(
 
 async fn list_topics(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     query.list(granted_topics(&api, |_, _| true), GrantedTopic::shown).await
 }
 
 /// All topic permissions that a user has in a virtual host.
 async fn one_topic(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path((virtual_host, user)): Path<(String, String)>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     query.list(expect_topics(&api, &user, &virtual_host)?, GrantedTopic::shown).await
 }
 
 /// Deviation: RabbitMQ does not look at the exchange, and shows those of the others too.
 async fn one_topic_of_exchange(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path((virtual_host, user, exchange)): Path<(String, String, String)>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let mut topics = expect_topics(&api, &user, &virtual_host)?;
     topics.retain(|topic| topic.exchange == exchange);
     query.list(topics, GrantedTopic::shown).await
@@ -214,11 +207,10 @@ fn expect_topics(api: &Shared, user: &str, virtual_host: &str) -> Result<Vec<Gra
 
 async fn put_topic(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((virtual_host, user)): Path<(String, String)>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     fields.require(&["exchange", "write", "read"])?;
     let [exchange, write, read] = ["exchange", "write", "read"].map(|name| fields.expect_text(name));
     let (exchange, write, read) = (exchange?, write?, read?);
@@ -239,10 +231,9 @@ async fn put_topic(
 
 async fn delete_topics(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((virtual_host, user)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let mut last = crate::broker::journal::Lsn(0);
     for topic in expect_topics(&api, &user, &virtual_host)? {
         last = last.max(revoke_topic(&api, &caller, &user, &virtual_host, &topic.exchange));
@@ -253,10 +244,9 @@ async fn delete_topics(
 /// As in RabbitMQ, one that is not there counts as deleted.
 async fn delete_topic(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path((virtual_host, user, exchange)): Path<(String, String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     if !both_exist(&api, &user, &virtual_host) {
         return Err(ApiError::NotFound);
     }

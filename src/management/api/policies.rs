@@ -16,7 +16,7 @@ use crate::{
     management::{
         Shared,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Caller, Policymaker, Tag},
         error::ApiError,
         list::{self, ListQuery, Row},
         table::{erlang, from_table, to_table},
@@ -113,7 +113,7 @@ async fn one(
 
 async fn put(
     State(api): State<Shared>,
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     Path((host, name)): Path<(String, String)>,
     fields: Fields,
     kind: PolicyKind,

@@ -22,7 +22,7 @@ use crate::{
     management::{
         Shared, amqp,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller},
         error::ApiError,
         list::ListQuery,
         path::{Names, check_name},
@@ -149,12 +149,11 @@ async fn purge(
 
 /// There are no mirrors that `sync` and `cancel_sync` could be about.
 async fn act(
-    caller: Caller,
+    Administrator(caller): Administrator,
     Names((host, name)): Names<(String, String)>,
     State(api): State<Shared>,
     fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
     queue(&*caller.own_host(&api, &host)?, &name)?;
     fields.require(&["action"])?;
     match fields.get("action") {

@@ -12,7 +12,8 @@ use crate::{
     config::Watermark,
     management::{
         Shared,
-        caller::{Caller, Tag},
+        body::Fields,
+        caller::{Administrator, Caller},
         error::ApiError,
     },
     server::watermark_bytes,
@@ -35,19 +36,17 @@ async fn health(State(api): State<Shared>) -> (StatusCode, Json<Value>) {
     (StatusCode::OK, Json(json!({"status": "ok"})))
 }
 
-async fn watermark(caller: Caller, State(api): State<Shared>) -> Result<Json<Value>, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn watermark(_: Administrator, State(api): State<Shared>) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!({"bytes": api.broker.runtime.memory_watermark_bytes()})))
 }
 
 async fn set_watermark(
-    caller: Caller,
+    Administrator(caller): Administrator,
     State(api): State<Shared>,
-    Json(body): Json<Value>,
+    fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
     let wrong = "\"value\" is a part of the memory, above 0 and at most 1.0, or a number of bytes";
-    let watermark = parse(&body["value"]).ok_or_else(|| ApiError::bad_request(wrong))?;
+    let watermark = fields.get("value").and_then(parse).ok_or_else(|| ApiError::bad_request(wrong))?;
     let bytes = watermark_bytes(&watermark);
     api.broker.runtime.set_memory_watermark_bytes(bytes);
     info!("the memory high watermark is {} MiB, set by user '{}'", bytes >> 20, caller.user.name);
@@ -69,12 +68,11 @@ async fn amqp(_: Caller, State(api): State<Shared>) -> Json<Value> {
 }
 
 async fn set_amqp(
-    caller: Caller,
+    Administrator(caller): Administrator,
     State(api): State<Shared>,
-    Json(body): Json<Value>,
+    fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Administrator)?;
-    let accepting = body["accepting"].as_bool();
+    let accepting = fields.get("accepting").and_then(Value::as_bool);
     let accepting = accepting.ok_or_else(|| ApiError::bad_request("\"accepting\" is true or false"))?;
     api.broker.runtime.set_turns_away(!accepting);
     let what = if accepting { "accepted" } else { "turned away" };

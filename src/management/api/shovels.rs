@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{
     Shared,
-    caller::{Caller, Tag},
+    caller::{Caller, Policymaker, Tag},
     error::ApiError,
     list::{ListQuery, Row},
 };
@@ -100,11 +100,10 @@ async fn get_one(
 
 /// Deviation: RabbitMQ lets whoever may look delete and restart shovels.
 async fn delete_one(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path((vhost, name)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Policymaker)?;
     caller.own_host(&api, &vhost)?;
     find(&api, &vhost, &name)?;
     api.broker.delete_parameter(&vhost, SHOVEL, &name);
@@ -113,11 +112,10 @@ async fn delete_one(
 }
 
 async fn restart(
-    caller: Caller,
+    Policymaker(caller): Policymaker,
     State(api): State<Shared>,
     Path((vhost, name)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Tag::Policymaker)?;
     caller.own_host(&api, &vhost)?;
     find(&api, &vhost, &name)?;
     if let Some(status) = api.shovels.get(&vhost, &name) {

@@ -24,8 +24,8 @@ use crate::{
     },
     management::{
         Shared,
-        body::{Administrator, Fields},
-        caller::{Caller, Tag},
+        body::Fields,
+        caller::{Administrator, Caller, Tag},
         error::ApiError,
         list::{ListQuery, Row},
         path::Names,
@@ -57,18 +57,16 @@ impl Row for Arc<User> {
     }
 }
 
-async fn list(State(api): State<Shared>, caller: Caller, query: ListQuery) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
+async fn list(State(api): State<Shared>, _: Administrator, query: ListQuery) -> Result<Response, ApiError> {
     query.list(api.broker.users.list(), |user| shown(user)).await
 }
 
 /// Those who may not enter any virtual host.
 async fn list_without_permissions(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let with: Vec<String> = api.broker.permissions.list().into_iter().map(|(user, ..)| user).collect();
     let mut users = api.broker.users.list();
     users.retain(|user| with.iter().all(|with| **with != *user.name));
@@ -77,32 +75,29 @@ async fn list_without_permissions(
 
 async fn one(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Names(name): Names<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     Ok(query.one(shown(&*expect(&api, &name)?)))
 }
 
 async fn list_permissions(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Names(name): Names<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     expect(&api, &name)?;
     query.list(granted(&api, |user, _| user == name), |row| row.shown()).await
 }
 
 async fn list_topic_permissions(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Names(name): Names<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     expect(&api, &name)?;
     query.list(granted_topics(&api, |user, _| user == name), |row| row.shown()).await
 }
@@ -136,10 +131,9 @@ async fn put(
 
 async fn delete(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Names(name): Names<String>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let lsn = delete_one(&api, &caller, &name)?;
     changed(&api, lsn).await
 }

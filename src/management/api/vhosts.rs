@@ -24,7 +24,7 @@ use crate::{
     management::{
         Shared,
         body::Fields,
-        caller::{Caller, Tag},
+        caller::{Administrator, Caller},
         error::ApiError,
         list::{self, ListQuery, Row},
     },
@@ -64,21 +64,19 @@ async fn list_all(State(api): State<Shared>, caller: Caller, query: ListQuery) -
 
 async fn one(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path(name): Path<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     Ok(query.one(shown(&*expect(&api, &name)?, api.node())))
 }
 
 async fn put(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path(name): Path<String>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     check_name(&name)?;
     let mut metadata = metadata_of(&fields)?;
     let tracing = fields.flag("tracing")?;
@@ -117,10 +115,9 @@ async fn put(
 
 async fn delete(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     expect(&api, &name)?;
     // Many queues take a while.
     let (shared, user, now) = (Arc::clone(&api), Arc::clone(&caller.user.name), api.now());
@@ -140,22 +137,20 @@ async fn delete(
 
 async fn list_permissions(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path(name): Path<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     expect(&api, &name)?;
     query.list(granted(&api, |_, host| host == name), |row| row.shown()).await
 }
 
 async fn list_topic_permissions(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path(name): Path<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     expect(&api, &name)?;
     query.list(granted_topics(&api, |_, host| host == name), |row| row.shown()).await
 }
@@ -163,10 +158,9 @@ async fn list_topic_permissions(
 /// A virtual host is never down here: there is nothing to start.
 async fn start(
     State(api): State<Shared>,
-    caller: Caller,
+    _: Administrator,
     Path((name, node)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     let failed =
         |reason: String| ApiError::bad_request(format!("Request to node {node} failed with {reason}"));
     if node != api.node() {
@@ -178,21 +172,28 @@ async fn start(
     changed(&api, crate::broker::journal::Lsn(0)).await
 }
 
-async fn protect(api: State<Shared>, caller: Caller, path: Path<String>) -> Result<Response, ApiError> {
+async fn protect(
+    api: State<Shared>,
+    caller: Administrator,
+    path: Path<String>,
+) -> Result<Response, ApiError> {
     set_protected(api, caller, path, true).await
 }
 
-async fn unprotect(api: State<Shared>, caller: Caller, path: Path<String>) -> Result<Response, ApiError> {
+async fn unprotect(
+    api: State<Shared>,
+    caller: Administrator,
+    path: Path<String>,
+) -> Result<Response, ApiError> {
     set_protected(api, caller, path, false).await
 }
 
 async fn set_protected(
     State(api): State<Shared>,
-    caller: Caller,
+    Administrator(caller): Administrator,
     Path(name): Path<String>,
     is_protected: bool,
 ) -> Result<Response, ApiError> {
-    caller.require(Tag::Administrator)?;
     expect(&api, &name)?;
     let lsn = api.broker.change(Some(&caller.user.name), || {
         let metadata = api.broker.virtual_host(&name)?.metadata();

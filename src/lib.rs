@@ -7,6 +7,7 @@
 //! * [`session`]: the protocol. One AMQP connection as a state machine over frames. Pure.
 //! * [`storage`]: durability. The log that the broker's facts go to.
 //! * [`server`]: the shell. Sockets, tasks, timers, signals, the log thread; nearly all async code.
+//! * `json`: field tables as JSON, and back.
 //! * `management`: HTTP. The API, the web page and metrics.
 //! * [`client`]: AMQP from the other side, for the API and shovels.
 //! * `shovel`: moves messages between queues and brokers.
@@ -22,6 +23,7 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod json;
 pub mod log;
 mod management;
 pub mod server;

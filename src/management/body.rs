@@ -7,12 +7,9 @@ use axum::{
 };
 use serde_json::{Map, Value};
 
-use super::{
-    Shared,
-    error::ApiError,
-    table::{erlang, to_table},
-};
+use super::{Shared, error::ApiError};
 use crate::amqp::Table;
+use crate::json::{erlang, to_table};
 
 /// The largest body, in octets, of a request that brings no message.
 const FIELDS_BYTES_MAX: usize = 1 << 20;

@@ -14,7 +14,6 @@ use super::{
     },
     body::Fields,
     error::ApiError,
-    table::{from_table, to_table},
 };
 use crate::{
     amqp::Table,
@@ -32,6 +31,7 @@ use crate::{
         user::PasswordHash,
         vhost::{VirtualHost, exchange_kind},
     },
+    json::{from_table, to_table},
 };
 
 /// The most that is told of what was refused.

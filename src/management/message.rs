@@ -3,13 +3,9 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::{
-    body::Fields,
-    error::ApiError,
-    path::check_name,
-    table::{from_table, text},
-};
+use super::{body::Fields, error::ApiError, path::check_name};
 use crate::amqp::{Properties, PropertiesBuilder, Table};
+use crate::json::{from_table, text};
 
 /// Reads properties from a request. What is none of them is left alone.
 ///

@@ -19,7 +19,6 @@ mod path;
 mod process;
 mod rates;
 mod sampler;
-pub(crate) mod table;
 mod time;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 use super::uri::Uri;
 use crate::{
     amqp::Table,
-    management::table::{erlang, to_table},
+    json::{erlang, to_table},
 };
 
 /// URIs that may be given for each end.

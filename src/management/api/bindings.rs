@@ -23,6 +23,7 @@ use crate::{
         queue::QueueHandle,
         vhost::VirtualHost,
     },
+    json::from_table,
     management::{
         Shared,
         amqp::{self, UserChannel},
@@ -31,7 +32,6 @@ use crate::{
         error::ApiError,
         list::{ListQuery, Row},
         path::{Names, check_name, escaped, exchange_name},
-        table::from_table,
     },
 };
 

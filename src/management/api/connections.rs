@@ -18,6 +18,7 @@ use super::channels;
 use crate::{
     amqp::Value as Field,
     broker::connections::ConnectionStatus,
+    json::from_table,
     management::{
         Api, Shared,
         caller::{Caller, Tag},
@@ -25,7 +26,6 @@ use crate::{
         list::{ListQuery, Row},
         path::Names,
         rates::Object,
-        table,
     },
 };
 
@@ -204,7 +204,7 @@ fn rendered(api: &Api, connection: &ConnectionStatus, query: &ListQuery) -> Valu
     if let Some(name) = client_properties.get("connection_name").and_then(Field::as_str) {
         object.insert("user_provided_name".into(), name.into());
     }
-    object.insert("client_properties".into(), table::from_table(&client_properties));
+    object.insert("client_properties".into(), from_table(&client_properties));
     if !query.disable_stats {
         put_figures(api, connection, query, &mut object);
     }

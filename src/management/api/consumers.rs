@@ -18,13 +18,13 @@ use crate::{
         queue::{ConsumerFigures, ConsumerKey, QueueHandle},
         vhost::VirtualHost,
     },
+    json::from_table,
     management::{
         Api, Shared,
         caller::{Caller, Tag},
         error::ApiError,
         list::{ListQuery, Row},
         path::Names,
-        table,
     },
 };
 
@@ -151,7 +151,7 @@ fn rendered(api: &Api, consumer: &Consumer) -> Value {
         "prefetch_count": figures.prefetch,
         "active": figures.is_active,
         "activity_status": activity,
-        "arguments": table::from_table(&figures.arguments),
+        "arguments": from_table(&figures.arguments),
         "queue": {"name": queue.name.as_ref(), "vhost": queue.virtual_host.as_ref()},
         "channel_details": {
             "name": format!("{} ({})", connection.ends, figures.channel),

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     broker::{exchange::Exchange, vhost::VirtualHost},
     client::{ExchangeDeclare, Published},
+    json::from_table,
     management::{
         Shared, amqp,
         body::{Fields, MessageFields},
@@ -24,7 +25,6 @@ use crate::{
         message::{payload_from, properties_from},
         path::{Names, check_name, exchange_name},
         rates::{Object, Ranges},
-        table::from_table,
     },
 };
 

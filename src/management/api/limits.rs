@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use super::{changed, users};
 use crate::{
     broker::{definition::Definition, user::User, vhost::VirtualHost},
+    json::erlang,
     management::{
         Shared,
         body::Fields,
         caller::{Administrator, Caller, Tag},
         error::ApiError,
         list::{self, ListQuery, Row},
-        table::erlang,
     },
 };
 

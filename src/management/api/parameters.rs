@@ -17,7 +17,6 @@ use super::super::{
     caller::{Caller, Policymaker, Tag},
     error::ApiError,
     list::{ListQuery, Row},
-    table::from_table,
 };
 use crate::{
     broker::{
@@ -26,6 +25,7 @@ use crate::{
         policy::PolicyKind,
         vhost::VirtualHost,
     },
+    json::from_table,
     shovel,
 };
 

@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use super::{changed, created_or_changed};
 use crate::{
     broker::policy::{ApplyTo, Policy, PolicyError, PolicyKind},
+    json::{erlang, from_table, to_table},
     management::{
         Shared,
         body::Fields,
         caller::{Caller, Policymaker, Tag},
         error::ApiError,
         list::{self, ListQuery, Row},
-        table::{erlang, from_table, to_table},
     },
 };
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     broker::queue::UnackedMessage,
     client::{Channel, ClientError, Got},
+    json::text,
     management::{
         Api, Shared,
         amqp::{self, UserChannel},
@@ -14,7 +15,6 @@ use crate::{
         error::ApiError,
         message::{PayloadEncoding, properties_to},
         path::Names,
-        table::text,
     },
 };
 

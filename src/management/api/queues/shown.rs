@@ -9,12 +9,12 @@ use crate::{
         policy::Policy,
         queue::{ConsumerFigures, QueueFigures, QueueHandle, QueueKind},
     },
+    json::from_table,
     management::{
         Api, Shared,
         api::{channels::connection_details, consumers},
         list::{ListQuery, Row},
         rates::{Object, Ranges, View},
-        table::from_table,
         time,
     },
 };

@@ -63,7 +63,7 @@ fn value_at(value: &Json, depth: usize) -> Result<Value, String> {
 
 /// The fields of a table, as RabbitMQ shows them. Of several fields of one name the first is shown, which is the one that
 /// counts.
-pub(super) fn from_table(table: &Table) -> Json {
+pub(crate) fn from_table(table: &Table) -> Json {
     let mut fields = Map::new();
     for (name, value) in &table.0 {
         fields.entry(name.as_str()).or_insert_with(|| from_value(value));
@@ -72,7 +72,7 @@ pub(super) fn from_table(table: &Table) -> Json {
 }
 
 /// A value, as RabbitMQ shows it.
-pub(super) fn from_value(value: &Value) -> Json {
+pub(crate) fn from_value(value: &Value) -> Json {
     match value {
         Value::Bool(flag) => Json::Bool(*flag),
         Value::LongStr(octets) | Value::ByteArray(octets) => Json::String(text(octets)),
@@ -88,7 +88,7 @@ pub(super) fn from_value(value: &Value) -> Json {
 }
 
 /// Octets as text; what is not UTF-8 in base64, with RabbitMQ's words in front.
-pub(super) fn text(octets: &[u8]) -> String {
+pub(crate) fn text(octets: &[u8]) -> String {
     match std::str::from_utf8(octets) {
         Ok(text) => text.to_owned(),
         Err(_) => format!("Not UTF-8, base64 is: {}", BASE64_STANDARD.encode(octets)),

@@ -14,12 +14,14 @@ mod figures;
 mod groups;
 mod handle;
 mod holds;
+mod keys;
 mod levels;
 mod paging;
 mod rare;
 mod ready;
 mod retry;
 mod rules;
+mod settling;
 mod unsettled;
 
 use std::{collections::HashSet, sync::Arc};
@@ -33,6 +35,7 @@ pub use self::{
     levels::Levels,
     ready::Entry,
     retry::{Retry, RetryOn, Schedule},
+    settling::Return,
     unsettled::Slot,
 };
 pub(in crate::broker) use self::{
@@ -43,14 +46,15 @@ use self::{
     consumers::{Blocked, Consumers},
     figures::{Activity, Given},
     groups::Groups,
+    keys::forget_key,
     rare::Rare,
     ready::Ready,
     unsettled::{Unsettled, UnsettledSlab},
 };
 use super::{
-    NEVER, Now,
+    NEVER,
     death::Reason,
-    dedup::{Cache, Deduplication, Key},
+    dedup::{Cache, Key},
     effects::{Cause, Effects, Letter},
     journal::Fact,
     limit::Permit,
@@ -58,7 +62,7 @@ use super::{
     outbox::{ConnectionId, ConsumerId, Delivery, Outbox},
     pager::Pager,
     refusal::{Refusal, Resource},
-    restore::{RecoveredCache, RecoveredQueue},
+    restore::RecoveredQueue,
 };
 
 /// Identity of a queue, never used again.
@@ -141,17 +145,6 @@ enum Admission {
     Duplicate,
     /// It takes it, and knows it by that key from now on if it looks for duplicates.
     New(Option<Key>),
-}
-
-/// How a delivery comes back to its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Return {
-    /// The client has never seen it.
-    Unseen,
-    /// The client has put it back (`basic.nack`, `basic.recover`).
-    Released,
-    /// It failed: it was rejected (`basic.reject`), or its channel or connection has ended.
-    Failed,
 }
 
 /// Messages whose time has come that are seen to under one lock.
@@ -347,35 +340,6 @@ impl Queue {
             self.check_room(message, handle, effects)?;
         }
         Ok(Admission::New(key))
-    }
-
-    /// What a duplicate of the message is known by, if the queue looks for duplicates.
-    fn key(&self, message: &Message, now_ms: u64) -> Option<Key> {
-        self.arguments.deduplication.as_ref()?.key_of(message, now_ms)
-    }
-
-    fn knows(&self, key: Option<Key>, now_ms: u64) -> bool {
-        let rare = self.rare.as_deref();
-        key.zip(rare).is_some_and(|(key, rare)| rare.keys.knows(key.key, now_ms))
-    }
-
-    /// From now on, messages with that key are duplicates of this one. The log is told if it has the message, and if the key
-    /// outlives it: whether a message is in the queue is not known from its key.
-    fn know(&mut self, sequence: u64, key: Key, stored: bool, effects: &mut Effects) {
-        let Some(Deduplication { cache_size, remembers, .. }) = self.arguments.deduplication else { return };
-        self.rare().keys.insert(sequence, key, cache_size, effects.now.unix_ms);
-        if stored && remembers {
-            let Key { key, until_ms } = key;
-            effects.facts.push(Fact::Seen { cache: self.id, key, until_ms, keep: cache_size });
-        }
-    }
-
-    /// A message has left the queue: it may come again, unless its key is remembered.
-    #[inline]
-    fn left(&mut self, sequence: u64) {
-        if let Some(rare) = &mut self.rare {
-            forget_key(&self.arguments, rare, sequence);
-        }
     }
 
     fn check_room(
@@ -682,133 +646,6 @@ impl Queue {
         Ok(Some(Got { entry, slot, ready_count: self.ready_count() }))
     }
 
-    /// Settles a delivery: it was acked. Whether it was still there.
-    pub fn settle(&mut self, slot: Slot, sequence: u64, effects: &mut Effects) -> bool {
-        let Some(entry) = self.take_unsettled(slot, sequence) else { return false };
-        if !self.deleted {
-            self.end_flight(&entry);
-            self.note_settled(&entry, effects);
-        }
-        true
-    }
-
-    /// Rejects a delivery for good: it is dead-lettered, or gone. Whether it was still there.
-    pub fn reject(
-        &mut self,
-        slot: Slot,
-        sequence: u64,
-        handle: &Arc<QueueHandle>,
-        effects: &mut Effects,
-    ) -> bool {
-        let Some(entry) = self.take_unsettled(slot, sequence) else { return false };
-        if !self.deleted {
-            self.end_flight(&entry);
-            self.discard(entry, Reason::Rejected, handle, effects);
-        }
-        true
-    }
-
-    fn take_unsettled(&mut self, slot: Slot, sequence: u64) -> Option<Entry> {
-        let Unsettled { entry, consumer } = self.unsettled.remove(slot, sequence)?;
-        if let Some(activity) = &mut self.activity {
-            activity.unacked_bytes = activity.unacked_bytes.saturating_sub(entry.body_bytes.into());
-        }
-        if let Some(consumer) = consumer {
-            self.consumers().settled(consumer);
-        }
-        Some(entry)
-    }
-
-    /// Puts a delivery back. What the client has seen comes marked as redelivered, may be put off (`x-retry-delays`), and
-    /// goes to the tail of a quorum queue (RabbitMQ 3.10). Anything else goes where it was.
-    pub fn requeue(
-        &mut self,
-        slot: Slot,
-        sequence: u64,
-        how: Return,
-        handle: &Arc<QueueHandle>,
-        effects: &mut Effects,
-    ) {
-        let Some(mut entry) = self.take_unsettled(slot, sequence) else { return };
-        if self.deleted {
-            return;
-        }
-        self.end_flight(&entry);
-        if how == Return::Unseen {
-            self.ready.put_back(entry);
-            return;
-        }
-        if entry.deadline_ms <= effects.now.unix_ms {
-            self.expired(entry, handle, effects);
-            return;
-        }
-        entry.redelivered = true;
-        if self.arguments.counts(how) {
-            entry.delivery_count = entry.delivery_count.saturating_add(1);
-            let count = u64::from(entry.delivery_count);
-            // One too many, and the message is dead (RabbitMQ: `x-delivery-limit`).
-            if self.arguments.delivery_limit.is_some_and(|limit| count > limit) {
-                self.discard(entry, Reason::DeliveryLimit, handle, effects);
-                return;
-            }
-            if entry.stored {
-                effects.returned(self.id, entry.sequence);
-            }
-        }
-        self.put_off_or_back(entry, how, handle, effects);
-    }
-
-    /// A delivery that came back waits for its retry, if the queue puts retries off.
-    fn put_off_or_back(
-        &mut self,
-        entry: Entry,
-        how: Return,
-        handle: &Arc<QueueHandle>,
-        effects: &mut Effects,
-    ) {
-        let retry = self.arguments.retry.as_ref().filter(|retry| retry.applies_to(how));
-        let Some(retry) = retry else {
-            if self.arguments.kind == QueueKind::Quorum && !self.is_grouped {
-                self.ready.push_back(entry);
-            } else {
-                self.ready.put_back(entry);
-            }
-            return;
-        };
-        match retry.delay_ms(entry.delivery_count.into(), entry.sequence) {
-            None => self.discard(entry, Reason::DeliveryLimit, handle, effects),
-            Some(0) => self.ready.put_back(entry),
-            Some(delay_ms) => {
-                let until_ms = effects.now.unix_ms.saturating_add(delay_ms);
-                // Meanwhile it holds back its key, and no other.
-                if let Some(key) = key_of(&self.arguments, &entry) {
-                    self.rare().groups.began(key);
-                }
-                self.note_left(&entry);
-                self.hold(entry, until_ms, None, effects);
-            }
-        }
-    }
-
-    /// Takes back a delivery that needed no acknowledgement and was never sent.
-    pub fn give_back(&mut self, delivery: Delivery) {
-        if !self.deleted {
-            let Delivery { sequence, deadline_ms, redelivered, stored, delivery_count, message, .. } =
-                delivery;
-            // It had left; a key that is for a time only is forgotten by that.
-            if let (Some(key), Some(deduplication)) = (self.key(&message, 0), &self.arguments.deduplication)
-                && !deduplication.remembers
-                && !self.knows(Some(key), 0)
-            {
-                let cache_size = deduplication.cache_size;
-                self.rare().keys.insert(sequence, key, cache_size, 0);
-            }
-            let entry = Entry::new(sequence, deadline_ms, stored, message);
-            self.note_entered(&entry);
-            self.ready.put_back(Entry { redelivered, delivery_count, ..entry });
-        }
-    }
-
     /// Drops every ready message and returns how many they were.
     pub fn purge(&mut self, effects: &mut Effects) -> u32 {
         if self.is_durable || self.has_paged {
@@ -924,33 +761,6 @@ impl Queue {
         self.report();
     }
 
-    /// Takes over the keys that it remembered before the start, after [`Queue::restore`].
-    pub fn restore_keys(&mut self, recovered: &RecoveredCache, now_ms: u64) {
-        let Some(Deduplication { cache_size, remembers: true, .. }) = self.arguments.deduplication else {
-            return;
-        };
-        self.next_sequence = self.next_sequence.max(recovered.keys.len() as u64 + 1);
-        let next_sequence = self.next_sequence;
-        self.noted_sequence = next_sequence;
-        self.rare().keys.restore(recovered, next_sequence, cache_size, now_ms);
-    }
-
-    /// Whether there are messages from before the start whose keys it has to know, by which it compares with what it holds.
-    pub fn lacks_keys(&self) -> bool {
-        let compares = self.arguments.deduplication.as_ref().is_some_and(|rules| !rules.remembers);
-        let holds = self.rare.as_ref().is_some_and(|rare| !rare.holds.is_empty());
-        compares && (holds || !self.ready.is_empty())
-    }
-
-    /// Makes the key of a message that it holds known.
-    pub fn learn_key(&mut self, sequence: u64, message: &Message, now: Now) {
-        let Some(rules) = &self.arguments.deduplication else { return };
-        let (size, key) = (rules.cache_size, rules.key_of(message, now.unix_ms));
-        if let Some(key) = key {
-            self.rare().keys.insert(sequence, key, size, now.unix_ms);
-        }
-    }
-
     /// Whether it was deleted: someone may still hold the handle.
     pub fn is_deleted(&self) -> bool {
         self.deleted
@@ -986,13 +796,6 @@ fn note_delivery(
 fn next_of_key(arguments: &QueueArguments, rare: &mut Option<Box<Rare>>, entry: &Entry) -> Option<Entry> {
     let rare = rare.as_mut()?;
     rare.groups.next_of(key_of(arguments, entry)?)
-}
-
-/// A message has left the queue: it may come again, unless its key is remembered.
-fn forget_key(arguments: &QueueArguments, rare: &mut Rare, sequence: u64) {
-    if arguments.deduplication.as_ref().is_some_and(|deduplication| !deduplication.remembers) {
-        rare.keys.forget(sequence);
-    }
 }
 
 /// The key that a message waits for others of, if its queue has keys.

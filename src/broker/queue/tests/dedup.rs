@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     amqp::{PropertiesBuilder, Value},
-    broker::dedup::HEADER,
+    broker::{
+        dedup::{Deduplication, HEADER},
+        restore::RecoveredCache,
+    },
 };
 
 /// A queue that compares with what it holds, or, with a size, remembers so many keys.

@@ -11,7 +11,7 @@ use super::{
     effects::Effects,
     event,
     journal::{Fact, Lsn},
-    parameter::{Hidden, Parameter, TooManyParameters},
+    parameter::{Hidden, Parameter, TooManyParameters, ValueTooLarge, check_value},
     permission::{Permission, TopicPermission},
     policy::{Policy, PolicyKind},
     user::User,
@@ -36,6 +36,9 @@ pub enum ParameterError {
     /// There is no room for it.
     #[error(transparent)]
     TooMany(#[from] TooManyParameters),
+    /// It says too much.
+    #[error(transparent)]
+    TooLarge(#[from] ValueTooLarge),
 }
 
 /// Each change returns the number of its fact, to be waited for, or `Lsn(0)` if there was nothing to change.
@@ -170,9 +173,10 @@ impl Broker {
     /// Sets a parameter of a virtual host, in place of the one of its component and name.
     ///
     /// # Errors
-    /// If there is no such virtual host, or there are too many parameters.
+    /// If there is no such virtual host, there are too many parameters, or the value is too large.
     pub fn put_parameter(&self, parameter: Parameter) -> Result<Lsn, ParameterError> {
-        let Parameter { virtual_host, component, name, .. } = &parameter;
+        let Parameter { virtual_host, component, name, value, .. } = &parameter;
+        check_value(value)?;
         if self.virtual_host(virtual_host).is_none() {
             return Err(NoVirtualHost(virtual_host.to_string()).into());
         }
@@ -182,7 +186,9 @@ impl Broker {
         }
         let parameter = Arc::new(parameter);
         let definition = Definition::ParameterPut(Arc::clone(&parameter));
-        Ok(self.change(parameter.set_by.as_deref(), || Some(definition)))
+        // One that is deleted meanwhile takes nothing over to its successor.
+        let is_there = || self.virtual_host(&parameter.virtual_host).is_some();
+        Ok(self.change(parameter.set_by.as_deref(), || is_there().then_some(definition)))
     }
 
     /// Deletes a parameter of a virtual host.
@@ -198,11 +204,12 @@ impl Broker {
     /// Sets a global parameter, in place of the one of its name.
     ///
     /// # Errors
-    /// If there are too many parameters.
-    pub fn put_global_parameter(&self, name: &str, value: Value) -> Result<Lsn, TooManyParameters> {
+    /// If there are too many parameters, or the value is too large.
+    pub fn put_global_parameter(&self, name: &str, value: Value) -> Result<Lsn, ParameterError> {
+        check_value(&value)?;
         let before = self.parameters.global(name);
         if before.is_none() && !self.parameters.has_room() {
-            return Err(TooManyParameters);
+            return Err(TooManyParameters.into());
         }
         Ok(self.define(Definition::GlobalParameterPut { name: name.into(), value: Hidden(Arc::new(value)) }))
     }
@@ -469,7 +476,7 @@ mod tests {
 
     #[test]
     fn parameters_need_a_virtual_host_and_are_bounded() {
-        use crate::broker::parameter::PARAMETERS_MAX;
+        use crate::broker::parameter::{PARAMETERS_MAX, VALUE_BYTES_MAX};
         let broker = broker();
         let none = NoVirtualHost("none".into());
         assert_eq!(broker.put_parameter(parameter("none", 1)), Err(none.into()));
@@ -478,7 +485,12 @@ mod tests {
         for number in 1..PARAMETERS_MAX {
             assert!(broker.put_global_parameter(&number.to_string(), 1.into()).is_ok());
         }
-        assert_eq!(broker.put_global_parameter("more", 1.into()), Err(TooManyParameters));
+        assert_eq!(broker.put_global_parameter("more", 1.into()), Err(TooManyParameters.into()));
+        // Two quotes belong to it.
+        let text = |len| Value::String("x".repeat(len));
+        assert!(broker.put_global_parameter("1", text(VALUE_BYTES_MAX - 2)).is_ok());
+        let refused = broker.put_global_parameter("1", text(VALUE_BYTES_MAX - 1));
+        assert!(matches!(refused, Err(ParameterError::TooLarge(_))), "{refused:?}");
         assert!(broker.put_parameter(parameter("v", 2)).is_ok());
     }
 

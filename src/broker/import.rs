@@ -18,7 +18,7 @@ use super::{
     exchange::{Bindings, Destination, ExchangeArguments, ExchangeKind},
     journal::Lsn,
     outbox::ConnectionId,
-    parameter::{Hidden, PARAMETERS_MAX, Parameter},
+    parameter::{Hidden, PARAMETERS_MAX, Parameter, check_value},
     permission::{Permission, TopicPermission},
     policy::Policy,
     queue::QueueArguments,
@@ -330,6 +330,14 @@ impl<'a> Check<'a> {
     fn parameters(&mut self, import: &Import) {
         for parameter in &import.parameters {
             self.expect_host("parameter", &parameter.name, &parameter.virtual_host);
+            if let Err(error) = check_value(&parameter.value) {
+                self.refuse("parameter", &parameter.name, error.to_string());
+            }
+        }
+        for (name, value) in &import.global_parameters {
+            if let Err(error) = check_value(value) {
+                self.refuse("global_parameter", name, error.to_string());
+            }
         }
         let is_new = |parameter: &&Parameter| {
             let Parameter { virtual_host, component, name, .. } = parameter;

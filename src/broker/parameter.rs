@@ -19,6 +19,9 @@ pub const SHOVEL: &str = "shovel";
 /// How many parameters there may be, those of all virtual hosts and global ones.
 pub const PARAMETERS_MAX: usize = 10_000;
 
+/// The largest value of a parameter, in octets of JSON: with [`PARAMETERS_MAX`], what all of them may take.
+pub const VALUE_BYTES_MAX: usize = 16 << 10;
+
 /// A parameter of a virtual host. Printed for debugging it does not show its value, which may have passwords.
 #[derive(Clone, PartialEq)]
 pub struct Parameter {
@@ -55,6 +58,20 @@ impl fmt::Debug for Hidden {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there are {PARAMETERS_MAX} parameters already; delete some")]
 pub struct TooManyParameters;
+
+/// The value of a parameter is too large: so many octets of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the value has {0} bytes as JSON, and may have {VALUE_BYTES_MAX}")]
+pub struct ValueTooLarge(usize);
+
+/// # Errors
+/// If the value is too large for a parameter.
+pub fn check_value(value: &Value) -> Result<(), ValueTooLarge> {
+    match value.to_string().len() {
+        ..=VALUE_BYTES_MAX => Ok(()),
+        bytes => Err(ValueTooLarge(bytes)),
+    }
+}
 
 /// All parameters. They may change while the broker runs.
 #[derive(Debug, Default)]

@@ -142,7 +142,7 @@ async fn put_one(
     });
     put.map_err(|error| match error {
         ParameterError::NoVirtualHost(_) => ApiError::NoVirtualHost,
-        ParameterError::TooMany(error) => ApiError::bad_request(error.to_string()),
+        refused => ApiError::bad_request(refused.to_string()),
     })?;
     api.all_durable().await;
     Ok(if is_new { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
